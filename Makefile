@@ -1,0 +1,34 @@
+# make demo    train a prefix on the embedded base model and look at what it does (offline, a few minutes)
+# make test    run the tests
+# make check   lint, format, types and tests
+#
+# Each target makes its own environment in .venv first and installs what it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test check lint install clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m prefix_peft demo --output-dir runs/demo
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest
+
+check: lint test
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+
+# An extra holds all that the ones before it hold, so each is installed once.
+$(VENV)/.%: setup.cfg constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$*]'
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+clean:
+	rm -rf $(VENV) runs build dist

@@ -1,0 +1,106 @@
+"""The command line: train, evaluate and use a prefix."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from transformers import HfArgumentParser
+
+from .training.arguments import EvaluateArguments, GenerateArguments, TrainArguments
+
+USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help lists them)
+
+  train      train a prefix for a frozen model
+  evaluate   BLEU, chrF and loss of a trained prefix
+  generate   what a model with a prefix writes
+  demo       train and show a prefix on the embedded base model, offline, in a few minutes
+
+  prefix-peft train    --model gpt2-medium --train-file pairs.jsonl --output-dir my-prefix
+  prefix-peft evaluate --model gpt2-medium --adapter my-prefix --data-file test.jsonl
+  prefix-peft generate --model gpt2-medium --adapter my-prefix --prompt "name : Ada | field : mathematics"
+"""
+
+
+def train_command(arguments: TrainArguments) -> None:
+    """Train; afterwards say what was written and how to use it."""
+    from .training.loop import train
+    from .training.report import plot_learning_curve
+
+    trained = train(arguments)
+    curve = plot_learning_curve(trained.progress.log, Path(arguments.output_dir, "learning_curve.png"))
+    print(
+        f"\nThe prefix, its model card and log are in {arguments.output_dir}{' with ' + curve.name if curve else ''}."
+    )
+    print(f'Try it: prefix-peft generate --model {arguments.model} --adapter {arguments.output_dir} --prompt "..."')
+
+
+def evaluate_command(arguments: EvaluateArguments) -> None:
+    """Score; print a table, and write every generation where asked to."""
+    from .training.report import scores_table
+    from .training.scoring import evaluate
+
+    result = evaluate(arguments)
+    print(scores_table(result.scores))
+    if arguments.output_file:
+        Path(arguments.output_file).write_text(
+            json.dumps(result.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8"
+        )
+
+
+def generate_command(arguments: GenerateArguments) -> None:
+    """Print what the model writes, one line for each source."""
+    from .training.evaluation import generate_texts
+    from .training.models import load_prefix, recall_separator
+
+    sources = [arguments.prompt] if arguments.prompt is not None else _lines(str(arguments.input_file))
+    model, tokenizer = load_prefix(arguments.model, arguments.adapter)
+    texts = generate_texts(
+        model, tokenizer, sources, separator=recall_separator(arguments.adapter, arguments.separator),
+        num_beams=arguments.num_beams, max_new_tokens=arguments.max_new_tokens,
+        batch_size=arguments.per_device_eval_batch_size,
+    )  # fmt: skip
+    print("\n".join(text.replace("\n", " ") for text in texts))
+
+
+COMMANDS = {
+    "train": (TrainArguments, train_command),
+    "evaluate": (EvaluateArguments, evaluate_command),
+    "generate": (GenerateArguments, generate_command),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status, 2 for what cannot be done as asked."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if argv else 2
+    if argv[0] == "demo":
+        from .demo.run import main as demo
+
+        return demo(argv[1:])
+    if argv[0] not in COMMANDS:
+        print(f"prefix-peft: unknown command {argv[0]!r}; choose from {[*COMMANDS, 'demo']}.", file=sys.stderr)
+        return 2
+    kind, run = COMMANDS[argv[0]]
+    parser = HfArgumentParser(kind, prog=f"prefix-peft {argv[0]}", description=kind.__doc__)
+    try:
+        (arguments,) = parser.parse_args_into_dataclasses(argv[1:])
+        run(arguments)
+    except (ValueError, OSError, FloatingPointError) as error:
+        print(f"prefix-peft {argv[0]}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _lines(path: str) -> list[str]:
+    lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not lines:
+        raise ValueError(f"{path} has no line to read; put one source on each.")
+    return lines
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,170 @@
+"""The one equation: attention over [P; sequence].
+
+Axis letters mean one thing everywhere: B batch, H query heads, G key/value heads, P prefix, T queries, S keys of the
+sequence, D head dim. The prefix comes in after rotary embedding and after the cache, so it has no position and is never
+cached: h_i = P_theta[i, :] for i in P_idx (Li & Liang 2021, eq. 3), read at one attention layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+Attend = Callable[..., tuple[Tensor, Tensor | None]]  # an attention function of transformers: eager, sdpa, flex
+SERVED = ("eager", "sdpa", "flex_attention")
+
+
+class Prefix(NamedTuple):
+    """The prefix of one site for one call; B is 1 where all rows share it."""
+
+    key: Tensor  # (B, G, P, D_k)
+    value: Tensor  # (B, G, P, D_v)
+    gate: Tensor | None = None  # (B, G, P): the share of each virtual token's mass that counts, None for all of it
+    visible: Tensor | None = None  # (B, P): False where a row's prefix is shorter than P, None for all True
+
+
+def attend_with_prefix(
+    attend: Attend,
+    implementation: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    prefix: Prefix,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention of ``query`` (B, H, T, D_k) over the prefix and over ``key``, ``value`` (B, G, S, D), as one softmax.
+
+    ``attend`` is the model's own attention function, so that its sinks, softcap, position bias and dropout hold for the
+    prefix too. Returns (B, T, H, D_v) and the attention weights where ``attend`` gives them.
+
+    Raises:
+        NotImplementedError: an attention function, or a paged cache, to which no prefix can be given yet.
+    """
+    if implementation not in SERVED:
+        raise NotImplementedError(
+            f"{type(module).__name__} runs attn_implementation={implementation!r}, to which no prefix can be given yet. "
+            f"Load the model with attn_implementation= one of {list(SERVED)}."
+        )
+    if kwargs.get("cache") is not None:
+        raise NotImplementedError(
+            "continuous batching keeps its keys in a paged cache, to which no prefix can be given yet; use generate()."
+        )
+    if prefix.gate is None:
+        return joined(attend, implementation, module, query, key, value, mask, prefix, **kwargs)
+    return gated(attend, implementation, module, query, key, value, mask, prefix, **kwargs)
+
+
+def joined(
+    attend: Attend,
+    implementation: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    prefix: Prefix,
+    position_bias: Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """K <- [P_K; K], V <- [P_V; V], and a mask that shows the prefix to every query."""
+    batch = query.shape[0]
+    if mask is None and implementation == "sdpa":
+        mask = _implied_mask(module, query, key, kwargs.get("is_causal"), prefix.visible is not None)
+    elif mask is None and prefix.visible is not None:
+        mask = query.new_zeros(batch, 1, query.shape[2], key.shape[2])
+    mask = _widen(mask, prefix, batch, query.shape[2], key.shape[2])
+    if position_bias is not None:
+        kwargs["position_bias"] = F.pad(position_bias, (prefix.key.shape[2], 0))
+    key = torch.cat([prefix.key.to(key.dtype).expand(batch, -1, -1, -1), key], dim=2)
+    value = torch.cat([prefix.value.to(value.dtype).expand(batch, -1, -1, -1), value], dim=2)
+    return attend(module, query, key, value, mask, **kwargs)
+
+
+def gated(
+    attend: Attend,
+    implementation: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Any,
+    prefix: Prefix,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Attention in which virtual token j counts with weight g_j: exactly the model's own at g = 0, `joined` at g = 1.
+
+    With Z, N the softmax's denominator and numerator over the sequence, and z_j = exp(q . k_j) over the prefix,
+
+        out = (N + sum_j g_j z_j v_j) / (Z + sum_j |g_j| z_j).
+
+    The sign of g_j is that of its value, so no gate is ever stuck at 0. Two calls of the model's own function give it
+    all: one over the sequence (N / Z), one over [P; sequence] whose value columns hold g_j v_j, |g_j| and 1 at the
+    prefix and 0 at the sequence; what comes back is u = sum g z v, m = sum |g| z and l = sum z, each over Z + sum z.
+    """
+    assert prefix.gate is not None
+    base, weights = attend(module, query, key, value, mask, **kwargs)
+    gate = prefix.gate.unsqueeze(-1)
+    columns = torch.cat([gate * prefix.value, gate.abs(), torch.ones_like(gate)], dim=-1)
+    nothing = value.new_zeros(*value.shape[:3], columns.shape[-1])
+    shares = prefix._replace(value=columns)
+    mixed, _ = joined(attend, implementation, module, query, key, nothing, mask, shares, **kwargs)
+    own = base.float()
+    u, m, ell = mixed.float().split([value.shape[-1], 1, 1], dim=-1)
+    rest = (1 - ell + m).clamp_min(torch.finfo(own.dtype).eps)  # 0 only for queries that see nothing but a shut prefix
+    return (own + (u - m * own) / rest).to(base.dtype), weights
+
+
+def _implied_mask(
+    module: nn.Module, query: Tensor, key: Tensor, is_causal: bool | None, needed: bool
+) -> Tensor | None:
+    """The mask that sdpa means by None: everything, or causal from the top left (query t sees keys 0..t).
+
+    The latter has to be written out before keys are put to the left, or sdpa would count the prefix as the first of the
+    text; the former only where one is ``needed`` to hide a part of the prefix.
+    """
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    queries, keys = query.shape[2], key.shape[2]
+    everything = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=query.device)
+    if queries == 1 or not causal:
+        return everything if needed else None
+    return everything.tril()
+
+
+def _widen(mask: Any, prefix: Prefix, batch: int, queries: int, keys: int) -> Any:
+    """``mask`` over S keys (None, boolean, additive or a BlockMask) as a mask over P + S keys, for all B rows."""
+    length, visible = prefix.key.shape[2], prefix.visible
+    if isinstance(mask, BlockMask):
+        return _widen_block_mask(mask, length, visible, batch, queries, keys)
+    if mask is None:
+        return None
+    mask = mask[..., :keys].expand(-1, -1, -1, keys)
+    shown = torch.ones_like(mask[..., :1]) if mask.dtype == torch.bool else torch.zeros_like(mask[..., :1])
+    shown = shown.expand(-1, -1, -1, length)
+    if visible is not None:
+        mask, shown = (part.expand(batch, -1, -1, -1) for part in (mask, shown))
+        hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
+        shown = shown.masked_fill(~visible[:, None, None, :], hidden)
+    return torch.cat([shown, mask], dim=-1)
+
+
+def _widen_block_mask(
+    mask: BlockMask, length: int, visible: Tensor | None, batch: int, queries: int, keys: int
+) -> BlockMask:
+    """The same for flex attention: keys 0..P-1 are the prefix, the others ask the model's own mask."""
+    inner = mask.mask_mod
+
+    def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
+        ours = k < length
+        if visible is not None:
+            ours = ours & visible[b, k.clamp(max=length - 1)]
+        return ours | ((k >= length) & inner(b, h, q, (k - length).clamp(min=0)))
+
+    rows = mask.shape[0] if visible is None else batch
+    return create_block_mask(mask_mod, rows, None, queries, length + keys, device=mask.kv_num_blocks.device)

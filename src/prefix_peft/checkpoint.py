@@ -1,0 +1,136 @@
+"""The release file: P and nothing else, read only when it fits.
+
+``adapter_model.safetensors`` holds, for each site, ``p_key`` (G, P, D_k) and ``p_value`` (G, P, D_v), and ``p_gate`` (G,)
+where the prefix has a gate. An MLP is folded into P before anything is written.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
+from peft.utils.other import EMBEDDING_LAYER_NAMES, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from .encoders import MLPEncoder
+from .layer import PrefixLayer
+from .sites import Site
+
+if TYPE_CHECKING:
+    from .config import PrefixConfig
+
+Shapes = dict[str, tuple[int, ...]]
+
+
+def folded(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """P of every site, computed from ``state_dict`` alone (which may have been gathered from several processes)."""
+    tensors: dict[str, Tensor] = {}
+    trunk: dict[str, Tensor] = {}
+    for path, encoder in encoders_of(model, adapter_name):
+        own = {key.removeprefix(f"{path}."): value for key, value in state_dict.items() if key.startswith(f"{path}.")}
+        if isinstance(encoder, MLPEncoder):
+            trunk = trunk or {key.removeprefix("trunk."): own[key] for key in own if key.startswith("trunk.")}
+            hidden = functional_call(encoder.shared_trunk, trunk)
+            own["p_key"], own["p_value"] = encoder.split(hidden @ own["head.weight"].T + own["head.bias"])
+        names = [name for name in ("p_key", "p_value", "p_gate") if name in own]
+        tensors |= {f"{path}.{name}": own[name].detach().contiguous() for name in names}
+    return tensors
+
+
+def encoders_of(model: nn.Module, adapter_name: str) -> list[tuple[str, nn.Module]]:
+    """The adapter's encoders and their names in ``model``, in the order of its modules."""
+    return [
+        (f"{name}.prefix_kv_encoder.{adapter_name}", layer.prefix_kv_encoder[adapter_name])
+        for name, layer in model.named_modules()
+        if isinstance(layer, PrefixLayer) and adapter_name in layer.prefix_kv_encoder
+    ]
+
+
+def read_shapes(directory: str | os.PathLike, subfolder: str | None = None, **hub: Any) -> Shapes | None:
+    """The shapes that a release's file declares, by name; None where there is no file yet.
+
+    Raises:
+        ValueError: the file is truncated or not safetensors, or there is only a pickle, which is never opened.
+    """
+    folder = Path(directory, subfolder or "")
+    path = folder / SAFETENSORS_WEIGHTS_NAME
+    if not path.is_file():
+        if (folder / WEIGHTS_NAME).is_file():
+            raise ValueError(_pickle_message(folder / WEIGHTS_NAME))
+        if folder.is_dir():
+            return None
+        path = _download(str(directory), subfolder, **hub)
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is no whole safetensors file ({error}). Fetch or save it again.") from error
+
+
+def _download(repo_id: str, subfolder: str | None, **hub: Any) -> Path:
+    try:
+        return Path(hf_hub_download(repo_id, SAFETENSORS_WEIGHTS_NAME, subfolder=subfolder, **hub))
+    except EntryNotFoundError as error:
+        raise ValueError(f"{repo_id} has no {SAFETENSORS_WEIGHTS_NAME}; {_pickle_message(WEIGHTS_NAME)}") from error
+
+
+def _pickle_message(path: object) -> str:
+    return (
+        f"{path} would be a pickle, which can run code when read and is never opened. Save the prefix as safetensors."
+    )
+
+
+def check_fits(config: PrefixConfig, sites: dict[str, Site], model: nn.Module) -> None:
+    """Refuse, before anything changes, a file that is not for this model and config.
+
+    Raises:
+        ValueError: missing, extra or wrongly shaped tensors, each named with the shape found and the shape needed.
+    """
+    found = config.file_shapes
+    if found is None:
+        return
+    needed: Shapes = {}
+    for site in sites.values():
+        path = f"base_model.model.{site.name}.prefix_kv.prefix_kv_encoder"
+        heads, length = site.num_key_value_heads, config.length_at(site.name)
+        needed |= {f"{path}.p_key": (heads, length, site.key_dim), f"{path}.p_value": (heads, length, site.value_dim)}
+        if config.gate:
+            needed[f"{path}.p_gate"] = (heads,)
+    _compare(found, needed, config, type(model).__name__)
+
+
+def check_tensors(state_dict: dict[str, Tensor], model: nn.Module, adapter_name: str, config: PrefixConfig) -> None:
+    """The same check for tensors that are about to go into an adapter which the model already has."""
+    needed: Shapes = {}
+    for path, encoder in encoders_of(model, adapter_name):
+        path = "base_model.model." + path.removeprefix("base_model.model.").removesuffix(f".{adapter_name}")
+        needed |= {f"{path}.{name}": tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
+    found = {
+        key if key.startswith("base_model.") else f"base_model.model.{key}": tuple(tensor.shape)
+        for key, tensor in state_dict.items()
+    }
+    _compare(found, needed, config, type(model).__name__)
+
+
+def _compare(found: Shapes, needed: Shapes, config: PrefixConfig, model_name: str) -> None:
+    saved = [*(config.modules_to_save or ()), *EMBEDDING_LAYER_NAMES]
+    ours = {key: shape for key, shape in found.items() if key in needed or not set(key.split(".")) & set(saved)}
+    faults = [f"missing {key} {needed[key]}" for key in needed if key not in ours]
+    faults += [f"unexpected {key} {ours[key]}" for key in ours if key not in needed]
+    faults += [
+        f"{key} is {ours[key]} in the file, the model needs {needed[key]}"
+        for key in needed
+        if key in ours and ours[key] != needed[key]
+    ]
+    if faults:
+        more = f"\n  and {len(faults) - 8} more" if len(faults) > 8 else ""
+        raise ValueError(
+            f"the prefix in the file was not made for this {model_name} ({len(found)} tensors found, {len(needed)} needed):"
+            + "".join(f"\n  {fault}" for fault in faults[:8])
+            + more
+        )

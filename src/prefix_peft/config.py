@@ -1,0 +1,193 @@
+"""PrefixConfig: what may be asked for, and which requests make no sense."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from peft import PeftConfig
+
+from .card import explain_loading
+from .checkpoint import Shapes, read_shapes
+from .plugin import PREFIX_KV
+
+ROLES = ("encoder", "decoder", "cross")
+POSITION_MODES = ("keep", "shift")
+# What describes how a prefix is trained, not what it is: a release holds P alone, so these return to their defaults.
+TRAINING_FIELDS = ("prefix_projection", "encoder_hidden_size", "prefix_dropout", "init_text", "tokenizer_name_or_path")
+
+
+@dataclass
+class PrefixConfig(PeftConfig):
+    """A trained prefix of keys and values to the left of the text, at every attention layer (Li & Liang, ACL 2021).
+
+    Raises:
+        ValueError: a value out of its range, an unknown name, or two requests that contradict each other.
+        TypeError: a value of the wrong type.
+    """
+
+    num_virtual_tokens: int = field(
+        default=20, metadata={"help": "P: how many keys and values every attention layer sees before the text."}
+    )
+    num_virtual_tokens_pattern: dict[str, int] = field(
+        default_factory=dict,
+        metadata={"help": "Another P for some sites: {regular expression on the module name: P}, first match wins."},
+    )
+    sites: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Which kinds of attention carry a prefix: 'encoder', 'decoder', 'cross'. None: all there are."
+        },
+    )
+    target_modules: list[str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Only the attention modules with these name endings, or matching this expression. None: all."
+        },
+    )
+    exclude_modules: list[str] | str | None = field(
+        default=None,
+        metadata={"help": "Never the attention modules with these name endings, or matching this expression."},
+    )
+    layers_to_transform: list[int] | int | None = field(
+        default=None, metadata={"help": "Only the layers with these indices, counted from 0. None: all."}
+    )
+    layers_pattern: list[str] | str | None = field(
+        default=None,
+        metadata={
+            "help": "The name before the layer index, where layers_to_transform should look only there ('layers')."
+        },
+    )
+    modules_to_save: list[str] | None = field(
+        default=None, metadata={"help": "Modules of the base model to train and save as well, such as a new head."}
+    )
+    prefix_projection: bool = field(
+        default=False,
+        metadata={"help": "Train P through an MLP (section 4.3 of the paper), which a release folds away."},
+    )
+    encoder_hidden_size: int = field(
+        default=512, metadata={"help": "Width of that MLP and of its input: 512 for table-to-text, 800 for summaries."}
+    )
+    prefix_dropout: float = field(
+        default=0.0, metadata={"help": "Dropout on the prefix's keys and values in training."}
+    )
+    gate: bool = field(
+        default=False,
+        metadata={"help": "Start exactly at the base model: a gate per key/value head on the prefix's mass, from 0."},
+    )
+    init_text: str | None = field(
+        default=None,
+        metadata={"help": "Start from the activations of these words, repeated or cut to P. None: of random tokens."},
+    )
+    tokenizer_name_or_path: str | None = field(
+        default=None, metadata={"help": "The tokenizer for init_text. None: the base model's."}
+    )
+    position_mode: str = field(
+        default="keep",
+        metadata={
+            "help": "'keep': text has the positions it had without a prefix. 'shift': learned positions begin at P."
+        },
+    )
+    base_dropout: bool = field(
+        default=False,
+        metadata={"help": "Leave the frozen model's own dropout on while training; the paper's code has it off."},
+    )
+    trained_with: dict[str, Any] | None = field(
+        default=None, metadata={"help": "In a release: how the prefix was trained. Written on saving, never read."}
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.peft_type = PREFIX_KV
+        self.file_shapes: Shapes | None = None  # what the file beside a loaded config declares
+        _check_count("num_virtual_tokens", self.num_virtual_tokens)
+        _check_count("encoder_hidden_size", self.encoder_hidden_size)
+        self._check_pattern()
+        self._check_sites()
+        if not 0.0 <= self.prefix_dropout < 1.0:
+            raise ValueError(f"prefix_dropout must be at least 0 and below 1, got {self.prefix_dropout}.")
+        if self.position_mode not in POSITION_MODES:
+            raise ValueError(f"unknown position_mode {self.position_mode!r}; choose from {list(POSITION_MODES)}.")
+        if self.position_mode == "shift" and self.num_virtual_tokens_pattern:
+            raise ValueError(
+                "position_mode='shift' moves the text by one number of tokens, but num_virtual_tokens_pattern asks for "
+                f"several: {self.num_virtual_tokens_pattern}. Leave one of the two out."
+            )
+        if self.init_text is not None and not self.init_text.strip():
+            raise ValueError(
+                f"init_text needs at least one word, got {self.init_text!r}. Leave it out for random tokens."
+            )
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError(
+                f"layers_to_transform counts layers for a list of target_modules, got the expression "
+                f"{self.target_modules!r}. Put the layer indices into the expression, or list name endings."
+            )
+        if self.layers_pattern is not None and self.layers_to_transform is None:
+            raise ValueError(
+                f"layers_pattern={self.layers_pattern!r} says where to look for layers_to_transform; set both."
+            )
+
+    def _check_pattern(self) -> None:
+        if not isinstance(self.num_virtual_tokens_pattern, dict):
+            raise TypeError(
+                f"num_virtual_tokens_pattern maps name patterns to lengths, got {self.num_virtual_tokens_pattern!r}."
+            )
+        for pattern, length in self.num_virtual_tokens_pattern.items():
+            _check_count(f"num_virtual_tokens_pattern[{pattern!r}]", length)
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"num_virtual_tokens_pattern has no valid expression {pattern!r}: {error}.") from error
+
+    def _check_sites(self) -> None:
+        if self.sites is None:
+            return
+        self.sites = [self.sites] if isinstance(self.sites, str) else list(self.sites)
+        unknown = [role for role in self.sites if role not in ROLES]
+        if unknown or not self.sites:
+            raise ValueError(f"sites must name some of {list(ROLES)}, got {self.sites}.")
+
+    def length_at(self, site: str) -> int:
+        """P at the attention module of this name."""
+        for pattern, length in self.num_virtual_tokens_pattern.items():
+            if re.search(pattern, site):
+                return length
+        return self.num_virtual_tokens
+
+    def released(self) -> PrefixConfig:
+        """The config of a release: P without the MLP and the start, which ``trained_with`` remembers."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        defaults = {f.name: f.default for f in fields(self) if f.name in TRAINING_FIELDS}
+        changed = {name: values[name] for name, default in defaults.items() if values[name] != default}
+        if changed.get("prefix_projection") is None:
+            changed.pop("encoder_hidden_size", None)
+        return type(self)(**{**values, **defaults, "trained_with": changed or self.trained_with})
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Write the ``adapter_config.json`` of a release: it describes the folded P that lies beside it.
+
+        PEFT has just written a model card there from its own template, which does not know that this method is a plugin.
+        """
+        super(PrefixConfig, self.released()).save_pretrained(save_directory, **kwargs)
+        explain_loading(Path(save_directory), self.base_model_name_or_path, self.task_type)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any) -> Any:
+        """Read a release's config, and what its weights file declares, so that a model can refuse it before changing.
+
+        Raises:
+            ValueError: the weights file beside it is broken, or a pickle.
+        """
+        config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
+        hub = cls._split_kwargs(kwargs)[0]
+        config.file_shapes = read_shapes(pretrained_model_name_or_path, subfolder, **hub)
+        return config
+
+
+def _check_count(name: str, value: Any) -> None:
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} must be a whole number, got {value!r}.")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}.")

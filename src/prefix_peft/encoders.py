@@ -1,0 +1,72 @@
+"""P_theta: what turns trained parameters into the keys and values of one site.
+
+A flat encoder is P itself. An MLP encoder is the reparametrisation of section 4.3 of the paper,
+P_theta[i, :] = MLP_theta(P'_theta[i, :]): one trunk (P' and the first linear map) is shared by all sites, and the last
+linear map is split into one head per site, which is exact, so that each site computes its own P where it stands.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from .sites import Site
+
+
+class FlatEncoder(nn.Module):
+    """P itself: keys (G, P, D_k) and values (G, P, D_v), and a gate (G,) where the prefix starts shut.
+
+    It is made empty; `initialize` or a file fills it.
+    """
+
+    def __init__(self, site: Site, length: int, *, gate: bool) -> None:
+        super().__init__()
+        heads = site.num_key_value_heads
+        self.p_key = nn.Parameter(torch.zeros(heads, length, site.key_dim, dtype=torch.float32))
+        self.p_value = nn.Parameter(torch.zeros(heads, length, site.value_dim, dtype=torch.float32))
+        self.p_gate = nn.Parameter(torch.zeros(heads, dtype=torch.float32)) if gate else None
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """P_K (G, P, D_k) and P_V (G, P, D_v)."""
+        return self.p_key, self.p_value
+
+
+class Trunk(nn.Module):
+    """What all sites share: P' (P, m), Linear, tanh. Returns (P, m)."""
+
+    def __init__(self, length: int, hidden_size: int) -> None:
+        super().__init__()
+        self.embedding = nn.Parameter(torch.randn(length, hidden_size, dtype=torch.float32))
+        self.linear = nn.Linear(hidden_size, hidden_size, dtype=torch.float32)
+
+    def forward(self) -> Tensor:
+        return torch.tanh(self.linear(self.embedding))
+
+
+class MLPEncoder(nn.Module):
+    """One site's share of the MLP: the head (m -> G x (D_k + D_v)) on the shared trunk, which the first site owns."""
+
+    def __init__(self, site: Site, length: int, trunk: Trunk, *, owns_trunk: bool, gate: bool) -> None:
+        super().__init__()
+        self.length, self.heads, self.dims = length, site.num_key_value_heads, (site.key_dim, site.value_dim)
+        self.head = nn.Linear(trunk.linear.out_features, self.heads * sum(self.dims), dtype=torch.float32)
+        self.p_gate = nn.Parameter(torch.zeros(self.heads, dtype=torch.float32)) if gate else None
+        self.trunk = trunk if owns_trunk else None
+        self._shared = (trunk,)  # a tuple, so that only the owner registers it
+
+    def forward(self) -> tuple[Tensor, Tensor]:
+        """P_K (G, P, D_k) and P_V (G, P, D_v)."""
+        return self.split(self.head(self.shared_trunk().to(self.head.weight.device)))
+
+    def split(self, output: Tensor) -> tuple[Tensor, Tensor]:
+        """The head's output (P or more, G x (D_k + D_v)) as P_K (G, P, D_k) and P_V (G, P, D_v)."""
+        both = output[: self.length].unflatten(-1, (self.heads, sum(self.dims))).transpose(0, 1)
+        p_key, p_value = both.split(self.dims, dim=-1)
+        return p_key, p_value
+
+    @property
+    def shared_trunk(self) -> Trunk:
+        return self._shared[0]
+
+
+Encoder = FlatEncoder | MLPEncoder

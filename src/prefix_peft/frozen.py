@@ -1,0 +1,89 @@
+"""Frozen means frozen: while a prefix trains, the base model computes as it does in evaluation.
+
+The paper's code keeps the language model in eval mode; PEFT leaves its dropout on. Calling ``train()`` on a wrapped model
+means the prefix, so just before each forward pass the base's modules are put back into eval mode. Layers that checkpoint
+their activations do so only in training mode: they keep it outside, and lose it inside the function they checkpoint.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from typing import Any
+
+from peft.tuners.tuners_utils import BaseTunerLayer
+from peft.utils.other import AuxiliaryTrainingWrapper
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from .hook import calling, current_call
+from .layer import prefix_layers
+
+
+def keep_frozen(model: nn.Module) -> None:
+    """From now on ``model`` is quiet when it trains, unless an active adapter asks for ``base_dropout``."""
+    if _before_forward not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(_before_forward)
+
+
+def release(model: nn.Module) -> None:
+    """Undo `keep_frozen`."""
+    for handle, hook in list(model._forward_pre_hooks.items()):
+        if hook is _before_forward:
+            del model._forward_pre_hooks[handle]
+    for module in model.modules():
+        function = getattr(module, "_gradient_checkpointing_func", None)
+        if isinstance(function, _Checkpoint):
+            module._gradient_checkpointing_func = function.original
+
+
+def _before_forward(model: nn.Module, args: tuple[Any, ...]) -> None:
+    if not model.training:
+        return
+    quiet = not any(config.base_dropout for config in _active_configs(model))
+    for module in _base_modules(model):
+        if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
+            function = module._gradient_checkpointing_func
+            original = function.original if isinstance(function, _Checkpoint) else function
+            module._gradient_checkpointing_func = _Checkpoint(original, module, quiet)
+        elif quiet:
+            module.training = False
+
+
+def _active_configs(model: nn.Module) -> Iterator[Any]:
+    for layer in prefix_layers(model):
+        yield from (layer.config[name] for name in layer.active_adapters if name in layer.config)
+
+
+def _base_modules(module: nn.Module) -> Iterator[nn.Module]:
+    """Every module below, but for those that train: adapters of any kind and ``modules_to_save``."""
+    for child in module.children():
+        if isinstance(child, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
+            continue
+        yield child
+        yield from _base_modules(child)
+
+
+class _Checkpoint:
+    """The checkpointing function of a layer, whose second run, in the backward pass, must be like the first.
+
+    The backward pass runs outside the call of the model, perhaps in another thread, so what belongs to the call (which
+    row has which prefix) is taken along.
+    """
+
+    def __init__(self, original: Callable[..., Any], layer: nn.Module, quiet: bool) -> None:
+        self.original, self.layer, self.quiet = original, layer, quiet
+
+    def __call__(self, run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        call = current_call()
+
+        def rerun(*inputs: Any) -> Any:
+            training = self.layer.training
+            self.layer.training = training and not self.quiet
+            try:
+                with nullcontext() if call is None else calling(call):
+                    return run(*inputs)
+            finally:
+                self.layer.training = training
+
+        return self.original(rerun, *args, **kwargs)

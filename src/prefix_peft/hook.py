@@ -1,0 +1,97 @@
+"""The door: how a prefix gets into a model, and how a model's attention is found by watching it.
+
+transformers sends every attention call through ``AttentionInterface.get_interface``. The function it returns is wrapped
+there, and the wrapper looks for a prefix on the attention module that calls. Nothing else of the model changes: not its
+inputs, masks, cache, ``generate``, nor the module tree above attention.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from transformers.modeling_utils import AttentionInterface
+
+from .attention import Attend, attend_with_prefix
+
+CHILD = "prefix_kv"  # the name under which a PrefixLayer hangs on its attention module
+
+Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor], bool]
+
+
+@dataclass(frozen=True)
+class Call:
+    """What belongs to one call of the model rather than to its modules, so that threads cannot mix it up."""
+
+    rows: Sequence[str] | None = None  # the adapter of each row of the batch
+    watcher: Watcher | None = None  # told of (module, query, key, value) instead of any prefix being used
+
+
+_CALL: ContextVar[Call | None] = ContextVar("prefix_peft_call", default=None)
+# How many calls with something special are open in any thread. While there is none, attention need not ask the context
+# variable, which torch.compile cannot trace; the number itself it can, and guards on.
+_open_calls = 0
+
+
+@contextmanager
+def calling(call: Call) -> Iterator[None]:
+    """Everything that attends inside the ``with`` block, in this thread or task, belongs to ``call``."""
+    global _open_calls
+    token = _CALL.set(call)
+    _open_calls += 1
+    try:
+        yield
+    finally:
+        _open_calls -= 1
+        _CALL.reset(token)
+
+
+def current_call() -> Call | None:
+    """The call being served in this thread or task, or None for an ordinary one."""
+    return _CALL.get() if _open_calls else None
+
+
+def install() -> None:
+    """Stand at the door, once per process. Attention modules without a prefix pass through unchanged."""
+    original = AttentionInterface.get_interface
+    if hasattr(original, "prefix_peft"):
+        return
+
+    @functools.wraps(original)
+    def get_interface(self: AttentionInterface, attn_implementation: str, default: Callable) -> Callable:
+        attend = original(self, attn_implementation, default)
+        name = "eager" if attend is default else attn_implementation
+        return functools.partial(_at_the_door, attend, name)
+
+    get_interface.prefix_peft = True
+    AttentionInterface.get_interface = get_interface
+
+
+def _at_the_door(
+    attend: Attend,
+    implementation: str,
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Any = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """What an attention module calls: ``attend`` itself, or ``attend`` with the module's prefix to the left."""
+    call = current_call()
+    if call is not None and call.watcher is not None:
+        if not call.watcher(module, query, key, value):
+            return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
+        return attend(module, query, key, value, attention_mask, **kwargs)
+    layer = module._modules.get(CHILD)
+    if layer is None or layer.disable_adapters:
+        return attend(module, query, key, value, attention_mask, **kwargs)
+    prefix = layer(query.shape[0], None if call is None else call.rows)
+    if prefix is None:
+        return attend(module, query, key, value, attention_mask, **kwargs)
+    return attend_with_prefix(attend, implementation, module, query, key, value, attention_mask, prefix, **kwargs)

@@ -1,0 +1,271 @@
+"""Start a prefix from real tokens: their keys and values, as the frozen model computes them.
+
+The model is asked where its positions come from. Learned positions (a table): the tokens take positions 0..P-1 and the
+text behind is shifted to P. Otherwise the tokens are run at positions -P..-1, where rotary attention sees them just to
+the left of a text that stays where it was. Relative biases that belong to a pair of tokens (T5) cannot be put into a key;
+there the prefix is a good start, not an exact copy.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from .encoders import MLPEncoder
+from .hook import Call, calling
+from .layer import PrefixLayer, prefix_layers
+from .sites import anatomy_of
+
+if TYPE_CHECKING:
+    from .config import PrefixConfig
+
+logger = logging.getLogger(__name__)
+
+KeysValues = dict[str, tuple[Tensor, Tensor]]  # by site name: keys (G, P, D_k) and values (G, P, D_v)
+
+RANDOM_TOKENS = 64  # enough to be different; a longer prefix repeats them
+COPY_NOISE = 0.02  # of the activations' spread
+FIT_STEPS, FIT_LEARNING_RATE = 500, 1e-3  # the paper's code fits its MLP in 500 steps as well
+
+
+def initialize_kv_prefix_from_tokens(
+    model: nn.Module,
+    input_ids: Tensor,
+    decoder_input_ids: Tensor | None = None,
+    attention_mask: Tensor | None = None,
+    adapter_name: str | None = None,
+) -> float:
+    """Make a prefix the activations of real tokens; from then on ``model(x)`` is ``base([tokens; x])`` read at x.
+
+    Exact for decoders with learned or rotary positions. Encoder sites take ``input_ids`` read by the encoder, cross sites
+    the encoder's states of ``input_ids``, decoder sites ``decoder_input_ids`` read by the decoder behind ``input_ids``.
+
+    Args:
+        model: a model with a prefix, wrapped by PEFT or by transformers' ``add_adapter``.
+        input_ids: (P,) or (1, P), as many tokens as ``num_virtual_tokens``.
+        decoder_input_ids: (P,) or (1, P), for encoder-decoders; ``input_ids`` where left out.
+        attention_mask: of the shape of ``input_ids``; tokens with 0 are left out.
+        adapter_name: which prefix; the active one where left out.
+
+    Returns:
+        What is left between the tokens' activations and the prefix, as a share of their norm: 0 for a flat prefix; for one
+        with ``prefix_projection`` what remains after fitting the MLP (the low-data recipe of the paper).
+
+    Raises:
+        ValueError: not exactly ``num_virtual_tokens`` tokens, several rows, or an unknown adapter.
+    """
+    base, name = _resolve(model, adapter_name)
+    layers = _layers(base, name)
+    config = layers[0].config[name]
+    tokens = _tokens("input_ids", input_ids, attention_mask)
+    decoder_tokens = tokens if decoder_input_ids is None else _tokens("decoder_input_ids", decoder_input_ids, None)
+    _check_lengths(layers, name, tokens, decoder_tokens)
+    residual = _write(layers, name, read_activations(base, tokens, decoder_tokens))
+    with torch.no_grad():
+        for layer in layers:
+            if layer.prefix_kv_encoder[name].p_gate is not None:
+                layer.prefix_kv_encoder[name].p_gate.fill_(1.0)
+    if anatomy_of(base).position_tables and config.position_mode != "shift":
+        from .model import place_positions
+
+        logger.info("position_mode of %r is now 'shift': the tokens of the prefix took the first positions.", name)
+        config.position_mode = "shift"
+        place_positions(base)
+    return residual
+
+
+def initialize_kv_prefix_from_text(
+    model: nn.Module, tokenizer: PreTrainedTokenizerBase, text: str, adapter_name: str | None = None
+) -> float:
+    """`initialize_kv_prefix_from_tokens` for a text, which must be exactly ``num_virtual_tokens`` tokens long."""
+    return initialize_kv_prefix_from_tokens(model, _words(tokenizer, text), adapter_name=adapter_name)
+
+
+def initialize_from_config(model: nn.Module, adapter_name: str, config: PrefixConfig) -> None:
+    """Carry out ``init_text``: its words, repeated or cut to P, become the prefix; without it, random tokens do.
+
+    Real activations leave the model near its own loss, where random numbers would not: a key of noise takes its share of
+    every query's attention. Positions stay as configured.
+    """
+    layers = _layers(model, adapter_name)
+    on_meta = any(p.device.type == "meta" for layer in layers for p in layer.parameters())
+    if config.inference_mode or on_meta:
+        return  # a file fills it
+    if config.init_text is not None:
+        words = _words(_tokenizer(model, config), config.init_text)
+    else:
+        words = _ordinary_tokens(model)
+    longest = max(layer.length_of(adapter_name) for layer in layers)
+    read = read_activations(model, words[None, :longest], words[None, :longest])
+    activations = {
+        layer.site.name: tuple(_to_length(part, layer.length_of(adapter_name)) for part in read[layer.site.name])
+        for layer in layers
+    }
+    if config.prefix_projection and config.init_text is None:
+        _center(layers, adapter_name, activations)
+    else:
+        _write(layers, adapter_name, activations)
+
+
+def _to_length(activations: Tensor, length: int) -> Tensor:
+    """(G, N, D) repeated or cut to (G, P, D); copies get a little noise, or their gradients would keep them equal."""
+    tokens = activations.shape[1]
+    if length <= tokens:
+        return activations[:, :length]
+    copies = activations.repeat(1, -(-length // tokens), 1)[:, :length]
+    copies[:, tokens:] += torch.randn_like(copies[:, tokens:]) * activations.std() * COPY_NOISE
+    return copies
+
+
+def _ordinary_tokens(model: nn.Module) -> Tensor:
+    """Random tokens (RANDOM_TOKENS,), none of which has a part of its own (padding, images)."""
+    special = {
+        value for key, value in model.config.to_dict().items() if key.endswith(("token_id", "token_index", "token_ids"))
+        for value in (value if isinstance(value, list) else [value])
+    }  # fmt: skip
+    ordinary = [token for token in range(model.get_input_embeddings().weight.shape[0]) if token not in special]
+    return torch.tensor(ordinary)[torch.randint(len(ordinary), (RANDOM_TOKENS,))]
+
+
+def _center(layers: list[PrefixLayer], name: str, activations: KeysValues) -> None:
+    """Let the MLP's output vary about the mean of the activations; fitting it to random tokens would be in vain."""
+    with torch.no_grad():
+        for layer in layers:
+            mean = torch.cat(activations[layer.site.name], dim=-1).mean(dim=1)  # (G, D_k + D_v)
+            layer.prefix_kv_encoder[name].head.bias.copy_(mean.flatten())
+
+
+def read_activations(model: nn.Module, tokens: Tensor, decoder_tokens: Tensor) -> KeysValues:
+    """The keys and values of ``tokens`` (1, P) at every site of the frozen ``model``, no prefix taking part."""
+    anatomy = anatomy_of(model)
+    names = {model.get_submodule(name): name for name in anatomy.sites}
+    seen: KeysValues = {}
+
+    def keep(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> bool:
+        if module in names:
+            seen[names[module]] = (key[0].detach().float(), value[0].detach().float())
+        return True
+
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad(), calling(Call(watcher=keep)):
+            model(**_inputs(model, tokens, decoder_tokens))
+    finally:
+        for module in training:
+            module.training = True
+    return seen
+
+
+def _inputs(model: nn.Module, tokens: Tensor, decoder_tokens: Tensor) -> dict[str, Any]:
+    device = model.get_input_embeddings().weight.device
+    known = inspect.signature(model.forward).parameters
+    inputs: dict[str, Any] = {"input_ids": tokens.to(device)}
+    if getattr(model.config, "is_encoder_decoder", False):
+        inputs["decoder_input_ids"] = decoder_tokens.to(device)
+    elif "position_ids" in known and "decoder" not in anatomy_of(model).position_tables:
+        inputs["position_ids"] = torch.arange(-tokens.shape[1], 0, device=device)[None]
+    if "use_cache" in known:
+        inputs["use_cache"] = False
+    return inputs
+
+
+def _write(layers: list[PrefixLayer], name: str, activations: KeysValues) -> float:
+    if isinstance(layers[0].prefix_kv_encoder[name], MLPEncoder):
+        return _fit(layers, name, activations)
+    with torch.no_grad():
+        for layer in layers:
+            encoder = layer.prefix_kv_encoder[name]
+            p_key, p_value = activations[layer.site.name]
+            encoder.p_key.copy_(p_key)
+            encoder.p_value.copy_(p_value)
+    return 0.0
+
+
+def _fit(layers: list[PrefixLayer], name: str, activations: KeysValues) -> float:
+    """Fit the MLP to the activations by Adam on the squared error; returns the relative residual."""
+    encoders = [layer.prefix_kv_encoder[name] for layer in layers]
+    targets = [torch.cat(activations[layer.site.name], dim=-1) for layer in layers]
+    parameters = [p for encoder in encoders for key, p in encoder.named_parameters() if key != "p_gate"]
+    optimizer = torch.optim.Adam(parameters, lr=FIT_LEARNING_RATE)
+    norm = sum(float(target.square().sum()) for target in targets)
+    bar = tqdm(range(FIT_STEPS), desc="fitting the MLP to the tokens", unit="step", leave=False)
+    share = 1.0
+    for _ in bar:
+        with torch.enable_grad():
+            pairs = zip(encoders, targets, strict=True)
+            error = sum(
+                (torch.cat(encoder(), -1) - target.to(encoder.head.weight)).square().sum() for encoder, target in pairs
+            )
+            gradients = torch.autograd.grad(error / norm, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+        share = (float(error) / norm) ** 0.5
+        bar.set_postfix(residual=f"{share:.4f}")
+    optimizer.zero_grad(set_to_none=True)
+    logger.info("The MLP of %r fits the tokens' activations up to %.2g of their norm.", name, share)
+    return share
+
+
+def _resolve(model: nn.Module, adapter_name: str | None) -> tuple[nn.Module, str]:
+    """The base model that carries the prefix layers, and the adapter's name."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    layers = prefix_layers(base)
+    if not layers:
+        raise ValueError(f"{type(base).__name__} carries no prefix; wrap it first: prefix_peft.wrap(model).")
+    known = sorted({name for layer in layers for name in layer.prefix_kv_encoder})
+    name = adapter_name or layers[0].active_adapters[0]
+    if name not in known:
+        raise ValueError(f"there is no prefix {name!r}; the prefixes of this model are {known}.")
+    return base, name
+
+
+def _layers(base: nn.Module, name: str) -> list[PrefixLayer]:
+    return [layer for layer in prefix_layers(base) if name in layer.prefix_kv_encoder]
+
+
+def _tokens(argument: str, ids: Tensor, mask: Tensor | None) -> Tensor:
+    ids = torch.as_tensor(ids)
+    rows = ids[None] if ids.dim() == 1 else ids
+    if rows.dim() != 2 or len(rows) != 1:
+        raise ValueError(f"{argument} must be one row of tokens, (P,) or (1, P), got shape {tuple(ids.shape)}.")
+    if mask is None:
+        return rows
+    mask = torch.as_tensor(mask)
+    if mask.shape != ids.shape:
+        raise ValueError(f"attention_mask is {tuple(mask.shape)}, {argument} is {tuple(ids.shape)}.")
+    return rows[:, mask.reshape(-1).bool().to(rows.device)]
+
+
+def _check_lengths(layers: list[PrefixLayer], name: str, tokens: Tensor, decoder_tokens: Tensor) -> None:
+    for layer in layers:
+        given = decoder_tokens if layer.site.role == "decoder" else tokens
+        if given.shape[1] != layer.length_of(name):
+            raise ValueError(
+                f"{given.shape[1]} tokens cannot become the {layer.length_of(name)} virtual tokens of {layer.site.name}: "
+                "a prefix has exactly num_virtual_tokens of them. Choose another text, or another num_virtual_tokens."
+            )
+
+
+def _words(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise ValueError(f"the text {text!r} has no tokens.")
+    return torch.tensor(ids)
+
+
+def _tokenizer(model: nn.Module, config: PrefixConfig) -> PreTrainedTokenizerBase:
+    source = config.tokenizer_name_or_path or getattr(model, "name_or_path", None)
+    if not source:
+        raise ValueError(
+            f"init_text={config.init_text!r} needs a tokenizer, and this {type(model).__name__} was not loaded from a "
+            "place that has one. Say where it is: PrefixConfig(tokenizer_name_or_path=...)."
+        )
+    return AutoTokenizer.from_pretrained(source)

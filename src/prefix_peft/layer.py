@@ -1,0 +1,139 @@
+"""PrefixLayer: one attention module's prefixes, by adapter name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from .attention import Prefix
+from .encoders import Encoder
+from .sites import Site
+
+if TYPE_CHECKING:
+    from .config import PrefixConfig
+
+BASE = "__base__"  # PEFT's name for "no adapter" in adapter_names
+
+
+class PrefixLayer(nn.Module, BaseTunerLayer):
+    """A child of an attention module, which stays what it is; it holds the prefixes and hands out the one in use."""
+
+    adapter_layer_names = ("prefix_kv_encoder",)
+    other_param_names = ("config",)
+
+    def __init__(self, attention: nn.Module, site: Site) -> None:
+        super().__init__()
+        self.site = site
+        self.prefix_kv_encoder = nn.ModuleDict()
+        self.config: dict[str, PrefixConfig] = {}
+        self._attention = (attention,)  # a tuple, so that the parent is not registered as a child
+
+    def get_base_layer(self) -> nn.Module:
+        """The attention module to which this layer belongs."""
+        return self._attention[0]
+
+    def add(self, adapter_name: str, encoder: Encoder, config: PrefixConfig) -> None:
+        """Hold one more prefix, on the device of the attention module."""
+        device, _ = self._get_base_layer_device_and_dtype(self.get_base_layer())
+        if device is not None and all(p.device.type != "meta" for p in encoder.parameters()):
+            encoder.to(device)
+        self.prefix_kv_encoder[adapter_name] = encoder
+        self.config[adapter_name] = config
+
+    def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, None]:
+        """PEFT asks where to put the prefix. It follows the attention's device, but stays in float32."""
+        devices = (p.device for name, p in base_layer.named_parameters() if "prefix_kv" not in name)
+        return next((device for device in devices if device.type != "meta"), None), None
+
+    def forward(self, batch_size: int, rows: Sequence[str] | None = None) -> Prefix | None:
+        """The prefix of this call: the active adapters' one after the other, or that of each row; None for none.
+
+        Args:
+            batch_size: B of the call; a multiple of ``len(rows)``, as beam search has several rows to each input.
+            rows: the adapter of each row, where they differ.
+        """
+        if rows is None:
+            return self._concatenated(self.active_adapters)
+        return self._per_row(batch_size, rows)
+
+    def _concatenated(self, names: Sequence[str]) -> Prefix | None:
+        names = [name for name in names if name in self.prefix_kv_encoder]
+        if not names:
+            return None
+        parts = [self._one(name) for name in names]
+        key = torch.cat([part.key for part in parts], dim=2) if len(parts) > 1 else parts[0].key
+        value = torch.cat([part.value for part in parts], dim=2) if len(parts) > 1 else parts[0].value
+        if all(part.gate is None for part in parts):
+            return Prefix(key, value)
+        return Prefix(key, value, torch.cat([_gate(part) for part in parts], dim=2))
+
+    def _one(self, name: str) -> Prefix:
+        encoder = self.prefix_kv_encoder[name]
+        p_key, p_value = encoder()
+        rate = self.config[name].prefix_dropout
+        if rate and self.training:
+            p_key, p_value = F.dropout(p_key, rate), F.dropout(p_value, rate)
+        gate = None if encoder.p_gate is None else encoder.p_gate[None, :, None].expand(-1, -1, p_key.shape[1])
+        return Prefix(p_key[None], p_value[None], gate)
+
+    def _per_row(self, batch_size: int, rows: Sequence[str]) -> Prefix | None:
+        """Each row's own prefix, padded to the longest and hidden beyond its length."""
+        if batch_size % len(rows):
+            raise ValueError(f"adapter_names has {len(rows)} names for a batch of {batch_size} rows.")
+        names = sorted({name for name in rows if name in self.prefix_kv_encoder})
+        if not names:
+            return None
+        parts = [self._one(name) for name in names]
+        longest = max(part.key.shape[2] for part in parts)
+        nothing = Prefix(torch.zeros_like(parts[0].key[:, :, :1]), torch.zeros_like(parts[0].value[:, :, :1]))
+        key, value = (
+            torch.cat([_pad(getattr(part, field), longest) for part in (*parts, nothing)]) for field in ("key", "value")
+        )
+        gate = None
+        if any(part.gate is not None for part in parts):
+            gate = torch.cat([_pad(_gate(part).unsqueeze(-1), longest) for part in (*parts, nothing)]).squeeze(-1)
+        lengths = torch.tensor([*(part.key.shape[2] for part in parts), 0], device=key.device)
+        order = [names.index(name) if name in names else len(names) for name in rows]
+        index = torch.tensor(order, device=key.device).repeat_interleave(batch_size // len(rows))
+        visible = torch.arange(longest, device=key.device) < lengths[index, None]
+        return Prefix(key[index], value[index], None if gate is None else gate[index], visible)
+
+    def length_of(self, name: str) -> int:
+        """P of this adapter at this site."""
+        return self.config[name].length_at(self.site.name)
+
+    def shift(self, batch_size: int, rows: Sequence[str] | None) -> int | Tensor:
+        """By how many positions the text starts later: one number for the batch, or (B, 1), one for each row."""
+        if self.disable_adapters:
+            return 0
+        if rows is None:
+            return sum(self._shift(name) for name in self.active_adapters)
+        shifts = torch.tensor([self._shift(name) for name in rows])
+        return shifts.repeat_interleave(batch_size // len(rows))[:, None]
+
+    def _shift(self, name: str) -> int:
+        config = self.config.get(name)
+        return config.num_virtual_tokens if config is not None and config.position_mode == "shift" else 0
+
+    def extra_repr(self) -> str:
+        return f"active_adapters={self.active_adapters}"
+
+
+def prefix_layers(model: nn.Module) -> list[PrefixLayer]:
+    """All prefix layers of a model, in the order of its modules."""
+    return [module for module in model.modules() if isinstance(module, PrefixLayer)]
+
+
+def _gate(part: Prefix) -> Tensor:
+    """The gate (1, G, P), wide open where there is none."""
+    return part.key.new_ones(part.key.shape[:3]) if part.gate is None else part.gate
+
+
+def _pad(tensor: Tensor, length: int) -> Tensor:
+    """(1, G, P, D) with zeros up to P = length."""
+    return F.pad(tensor, (0, 0, 0, length - tensor.shape[2]))

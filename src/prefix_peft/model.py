@@ -1,0 +1,201 @@
+"""PrefixModel, the PEFT tuner: attaches prefixes to a model, detaches them, and routes rows to them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NoReturn
+
+from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
+from torch import nn
+
+from . import frozen, positions
+from .checkpoint import check_fits, check_tensors, encoders_of, folded
+from .config import PrefixConfig
+from .encoders import FlatEncoder, MLPEncoder, Trunk
+from .hook import CHILD, Call, calling, install
+from .initialize import initialize_from_config
+from .layer import BASE, PrefixLayer, prefix_layers
+from .sites import Anatomy, Site, anatomy_of
+
+
+class PrefixModel(BaseTuner):
+    """A frozen model with prefixes at its attention modules. PEFT builds it; its classmethods are PEFT's save and load."""
+
+    prefix = "prefix_kv_"
+    tuner_layer_cls = PrefixLayer
+    target_module_mapping: dict[str, list[str]] = {}
+
+    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+        """Attach one more prefix. Whatever is refused is refused before the model changes."""
+        try:
+            _check_name(adapter_name)
+            super().inject_adapter(model, adapter_name, *args, **kwargs)
+            config = self.peft_config[adapter_name]
+            initialize_from_config(model, adapter_name, config)
+        except Exception:
+            self.peft_config.pop(adapter_name, None)
+            raise
+        install()
+        frozen.keep_frozen(model)
+        place_positions(model)
+
+    def _prepare_adapter_config(self, peft_config: PrefixConfig, model_config: dict) -> PrefixConfig:
+        return peft_config  # nothing to look up: the sites are seen, not listed by model type
+
+    def _prepare_model(self, peft_config: PrefixConfig, model: nn.Module) -> None:
+        anatomy = anatomy_of(model)
+        self._sites = choose_sites(peft_config, anatomy, type(model).__name__)
+        self._matches = match_names(peft_config, anatomy)
+        check_fits(peft_config, self._sites, model)
+        self._trunk: Trunk | None = None
+
+    def _check_target_module_exists(self, peft_config: PrefixConfig, key: str) -> bool:
+        return self._matches.get(key, False)
+
+    def _create_and_replace(
+        self,
+        peft_config: PrefixConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        parameter_name: str | None = None,
+    ) -> None:
+        layer = target._modules.get(CHILD)
+        if layer is None:
+            layer = PrefixLayer(target, self._sites[current_key])
+            target.add_module(CHILD, layer)
+        layer.add(adapter_name, self._encoder(peft_config, self._sites[current_key]), peft_config)
+
+    def _encoder(self, config: PrefixConfig, site: Site) -> FlatEncoder | MLPEncoder:
+        length = config.length_at(site.name)
+        if not config.prefix_projection:
+            return FlatEncoder(site, length, gate=config.gate)
+        owns_trunk = self._trunk is None
+        if self._trunk is None:
+            self._trunk = Trunk(max(map(config.length_at, self._sites)), config.encoder_hidden_size)
+        return MLPEncoder(site, length, self._trunk, owns_trunk=owns_trunk, gate=config.gate)
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT opens this around ``forward`` and ``generate``; ``adapter_names`` says which prefix each row has."""
+        rows = kwargs.get("adapter_names")
+        if rows is None:
+            yield
+            return
+        unknown = sorted({name for name in rows if name != BASE and name not in self.peft_config})
+        if unknown:
+            known = [*self.peft_config, BASE]
+            raise ValueError(f"adapter_names asks for {unknown}, which this model does not have; choose from {known}.")
+        with calling(Call(rows=tuple(rows))):
+            yield
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        for layer in prefix_layers(self.model):
+            if not layer.prefix_kv_encoder:
+                del layer.get_base_layer()._modules[CHILD]
+        place_positions(self.model)
+        if not prefix_layers(self.model):
+            frozen.release(self.model)
+
+    def unload(self) -> nn.Module:
+        """The base model, without any trace of a prefix."""
+        for layer in prefix_layers(self.model):
+            del layer.get_base_layer()._modules[CHILD]
+        place_positions(self.model)
+        frozen.release(self.model)
+        return super().unload()
+
+    def merge_and_unload(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Not possible: a prefix adds keys and values that every query weighs anew; no change of weights does that."""
+        raise NotImplementedError(
+            "A prefix cannot be merged into the weights: it adds keys and values to the softmax of each attention layer, "
+            "which no fixed change of the weights reproduces. Keep the adapter (model.save_pretrained writes a few "
+            "kilobytes, and the prefix costs little at run time), or call model.unload() for the base model alone."
+        )
+
+    merge_adapter = merge_and_unload
+
+    @classmethod
+    def _get_adapter_state_dict(cls, model, config, adapter_name, state_dict, unwanted_adapter_names):
+        return folded(model, adapter_name, state_dict)
+
+    @classmethod
+    def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict):
+        if any(isinstance(encoder, MLPEncoder) for _, encoder in encoders_of(model, adapter_name)):
+            raise ValueError(
+                f"adapter {adapter_name!r} trains through an MLP (prefix_projection=True), and a release holds the folded "
+                "prefix, from which the MLP cannot be recovered. Load it as a new adapter, which trains flat, or continue "
+                "from a training checkpoint."
+            )
+        check_tensors(state_dict, model, adapter_name, config)
+        return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
+
+
+def choose_sites(config: PrefixConfig, anatomy: Anatomy, model_name: str) -> dict[str, Site]:
+    """The sites that ``config`` asks for.
+
+    Raises:
+        ValueError: a role that the model does not have, a layer or module that nothing matches, or no site left.
+    """
+    roles = {site.role for site in anatomy.sites.values()}
+    unknown = [role for role in config.sites or () if role not in roles]
+    if unknown:
+        raise ValueError(f"sites={config.sites} asks for {unknown}; {model_name} has {sorted(roles)}.")
+    chosen = {name: anatomy.sites[name] for name, match in match_names(config, anatomy).items() if match}
+    if not chosen:
+        raise ValueError(
+            f"No attention module of {model_name} matches target_modules={config.target_modules}, "
+            f"exclude_modules={config.exclude_modules}, layers_to_transform={config.layers_to_transform}, "
+            f"sites={config.sites}. Its attention modules are {_shortened(anatomy.sites)}."
+        )
+    for pattern in config.num_virtual_tokens_pattern:
+        if not any(re.search(pattern, name) for name in chosen):
+            raise ValueError(
+                f"num_virtual_tokens_pattern has {pattern!r}, which fits none of the attention modules "
+                f"{_shortened(chosen)}."
+            )
+    if config.position_mode == "shift" and not anatomy.position_tables:
+        raise ValueError(
+            f"position_mode='shift' counts learned positions from P on, but {model_name} has no table of learned "
+            "positions (rotary and relative positions need no shift). Leave position_mode='keep'."
+        )
+    return chosen
+
+
+def match_names(config: PrefixConfig, anatomy: Anatomy) -> dict[str, Any]:
+    """PEFT's own answer for each site, as for LoRA (true, false, or its mark for excluded ones, which is false)."""
+    endings = sorted({name.rpartition(".")[2] for name in anatomy.sites})
+    matching = replace(config, target_modules=config.target_modules or endings)  # left out: all that attend
+    return {
+        name: (config.sites is None or site.role in config.sites) and check_target_module_exists(matching, name)
+        for name, site in anatomy.sites.items()
+    }
+
+
+def _shortened(names: Iterable[str], most: int = 6) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _check_name(adapter_name: str) -> None:
+    if adapter_name == BASE:
+        raise ValueError(f"{BASE!r} is the name of no adapter (in adapter_names); choose another name.")
+
+
+def place_positions(model: nn.Module) -> None:
+    """Let the learned position tables follow the prefixes that are attached now."""
+    anatomy = anatomy_of(model)
+    for role, table_name in anatomy.position_tables.items():
+        table = model.get_submodule(table_name)
+        positions.restore_table(table)
+        for layer in prefix_layers(model):
+            shifts = any(config.position_mode == "shift" for config in layer.config.values())
+            if shifts and anatomy.sites[layer.site.name].role == role:
+                positions.shift_table(table, layer)
+                break

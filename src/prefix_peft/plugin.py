@@ -1,0 +1,88 @@
+"""The only file that touches PEFT's own tables.
+
+PEFT 0.21 has no entry point for methods that live outside it: ``PeftType`` is a closed enum. What its code asks of a type
+is that it hashes like its name and has ``.name`` and ``.value``, so a string with these two takes the enum's place.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+import peft.peft_model
+from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
+
+class _PeftTypeName(str):
+    """A ``PeftType`` that is not a member of the enum."""
+
+    @property
+    def name(self) -> str:
+        return str(self)
+
+    @property
+    def value(self) -> str:
+        return str(self)
+
+
+PREFIX_KV = _PeftTypeName("PREFIX_KV")
+
+
+def register(config_class: type, tuner_class: type) -> None:
+    """Make PEFT and transformers treat ``config_class`` as they treat LoRA's. Harmless to repeat."""
+    PEFT_TYPE_TO_CONFIG_MAPPING[PREFIX_KV] = config_class
+    PEFT_TYPE_TO_TUNER_MAPPING[PREFIX_KV] = tuner_class
+    PEFT_TYPE_TO_PREFIX_MAPPING[PREFIX_KV] = tuner_class.prefix
+    _accept_lists(tuner_class)
+    _write_atomically()
+
+
+def _accept_lists(tuner_class: type) -> None:
+    """Let ``PeftModel.set_adapter`` take a list for our tuner, as transformers' and the tuner's own ``set_adapter`` do."""
+    original = peft.peft_model.PeftModel.set_adapter
+    if hasattr(original, "prefix_peft"):
+        return
+
+    @wraps(original)
+    def set_adapter(self: Any, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        if isinstance(adapter_name, str) or not isinstance(self.base_model, tuner_class):
+            return original(self, adapter_name, inference_mode=inference_mode)
+        unknown = [name for name in adapter_name if name not in self.peft_config]
+        if unknown or not adapter_name:
+            raise ValueError(
+                f"set_adapter got {adapter_name}; the adapters of this model are {list(self.peft_config)}."
+            )
+        self.base_model.set_adapter(list(adapter_name), inference_mode=inference_mode)
+        self.active_adapter = adapter_name[0]
+
+    set_adapter.prefix_peft = True
+    peft.peft_model.PeftModel.set_adapter = set_adapter
+
+
+def _write_atomically() -> None:
+    """PEFT writes ``adapter_model.safetensors`` in place; a process killed meanwhile would leave a broken file."""
+    original = peft.peft_model.safe_save_file
+    if not hasattr(original, "prefix_peft"):
+        peft.peft_model.safe_save_file = atomic(original)
+
+
+def atomic(save: Callable[..., None]) -> Callable[..., None]:
+    """``save(tensors, filename, ...)`` that leaves either the old file or the whole new one."""
+
+    @wraps(save)
+    def wrapped(tensors: Any, filename: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
+        target = Path(filename)
+        draft = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            save(tensors, draft, *args, **kwargs)
+            with draft.open("rb") as file:
+                os.fsync(file.fileno())
+            draft.replace(target)
+        finally:
+            draft.unlink(missing_ok=True)
+
+    wrapped.prefix_peft = True
+    return wrapped

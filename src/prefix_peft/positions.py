@@ -1,0 +1,62 @@
+"""Where the text begins: with ``position_mode='shift'`` learned positions are counted from P on.
+
+A prefix made of real tokens took the first P positions; the text behind it must have the next ones. Rotary and relative
+positions need no shift, for a prefix can be computed at positions -P..-1 instead (see `initialize`). Learned ones sit in
+an embedding table, and the shift is made there: whichever way a model counts its positions, it looks them up.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .hook import current_call
+from .layer import PrefixLayer
+
+
+def shift_table(table: nn.Module, layer: PrefixLayer) -> None:
+    """Let ``table`` be read P rows later, for the P that ``layer``'s active adapters ask for at each call."""
+    table.forward = partial(_shifted_forward, table, layer)
+
+
+def restore_table(table: nn.Module) -> None:
+    """Undo `shift_table`."""
+    vars(table).pop("forward", None)
+
+
+def _shifted_forward(table: nn.Module, layer: PrefixLayer, *args: Any, **kwargs: Any) -> Tensor:
+    forward = partial(type(table).forward, table)
+    call = current_call()
+    if call is not None and call.watcher is not None:
+        return forward(*args, **kwargs)
+    rows = None if call is None else call.rows
+    with _Shift(table.weight, layer, rows):
+        return forward(*args, **kwargs)
+
+
+class _Shift(TorchFunctionMode):
+    """Adds to the indices of one embedding table."""
+
+    def __init__(self, weight: Tensor, layer: PrefixLayer, rows: Any) -> None:
+        super().__init__()
+        self.weight, self.layer, self.rows = weight, layer, rows
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.embedding and args[1] is self.weight:
+            args = (self._shifted(args[0]), *args[1:])
+        return func(*args, **(kwargs or {}))
+
+    def _shifted(self, index: Tensor) -> Tensor:
+        shift = self.layer.shift(index.shape[0] if index.dim() > 1 else 1, self.rows)
+        shift = shift.to(index.device) if isinstance(shift, Tensor) else shift
+        index = index + shift
+        if index.device.type == "cpu" and index.numel() and int(index.max()) >= len(self.weight):
+            raise IndexError(
+                f"position {int(index.max())} is past the {len(self.weight)} learned positions of the model: behind a "
+                f"prefix with position_mode='shift' the text begins {shift} positions later. Shorten the text."
+            )
+        return index

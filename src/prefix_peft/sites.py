@@ -1,0 +1,142 @@
+"""The sites: which modules of a model attend, learnt by watching one tiny forward pass.
+
+No table of families and no arithmetic on configs: grouped and multi-query heads, keys and values of different widths,
+layers of different shape and cross-attention come out right because they are seen, not computed.
+"""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+ENCODER_TOKENS, DECODER_TOKENS = 3, 2  # different, so that the shapes of a call tell its role
+
+
+@dataclass(frozen=True)
+class Site:
+    """One attention module as it was seen when called. ``role`` is 'encoder', 'decoder' or 'cross'."""
+
+    name: str
+    role: str
+    num_key_value_heads: int  # G
+    key_dim: int  # D_k
+    value_dim: int  # D_v
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """What a model showed of itself: its sites by module name, and the learned position tables by role."""
+
+    sites: dict[str, Site]
+    position_tables: dict[str, str]
+
+
+_seen: weakref.WeakKeyDictionary[nn.Module, Anatomy] = weakref.WeakKeyDictionary()
+
+
+def anatomy_of(model: nn.Module) -> Anatomy:
+    """Watch ``model`` read a few tokens, once; afterwards remember.
+
+    Raises:
+        ValueError: no attention of the model, or none of its encoder or decoder, passes transformers' interface.
+    """
+    if model not in _seen:
+        _seen[model] = _watch(model)
+    return _seen[model]
+
+
+def _watch(model: nn.Module) -> Anatomy:
+    from .hook import Call, calling, install
+
+    install()
+    names = {module: name for name, module in model.named_modules()}
+    encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    sites: dict[str, Site] = {}
+
+    def see(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> bool:
+        role = _role(query.shape[2], key.shape[2], encoder_decoder, getattr(module, "is_causal", True))
+        site = Site(names[module], role, key.shape[1], key.shape[-1], value.shape[-1])
+        sites.setdefault(site.name, site)
+        return False  # the attention itself need not run
+
+    positions = _PositionWatch()
+    with _undisturbed(model), calling(Call(watcher=see)), positions:
+        model(**_tiny_inputs(model, encoder_decoder))
+    _check_complete(model, {site.role for site in sites.values()}, encoder_decoder)
+    weights = {id(parameter): name.rpartition(".")[0] for name, parameter in model.named_parameters()}
+    tables = {
+        "decoder" if length == DECODER_TOKENS else "encoder": weights[table]
+        for length, table in positions.tables.items()
+        if table in weights
+    }
+    return Anatomy(sites, tables)
+
+
+def _role(queries: int, keys: int, encoder_decoder: bool, is_causal: bool) -> str:
+    if not encoder_decoder:
+        return "decoder" if is_causal else "encoder"
+    if queries == ENCODER_TOKENS:
+        return "encoder"
+    return "cross" if keys == ENCODER_TOKENS else "decoder"
+
+
+def _tiny_inputs(model: nn.Module, encoder_decoder: bool) -> dict[str, object]:
+    """A few equal tokens: enough to make every layer attend once."""
+    device = model.get_input_embeddings().weight.device
+    token = min(7, model.get_input_embeddings().weight.shape[0] - 1)
+    source = ENCODER_TOKENS if encoder_decoder else DECODER_TOKENS
+    inputs: dict[str, object] = {"input_ids": torch.full((1, source), token, device=device)}
+    if encoder_decoder:
+        inputs["decoder_input_ids"] = torch.full((1, DECODER_TOKENS), token, device=device)
+    if "use_cache" in inspect.signature(model.forward).parameters:
+        inputs["use_cache"] = False
+    return inputs
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """In eval mode and without gradients inside; modes and random state as they were afterwards."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+class _PositionWatch(TorchFunctionMode):
+    """Finds learned position tables: the embeddings that are asked for consecutive rows although all tokens are equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tables: dict[int, int] = {}  # number of positions asked for -> id of the table
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is F.embedding and args[0].numel() > 1:
+            rows = args[0].flatten()
+            if bool((rows.diff() == 1).all()):
+                self.tables.setdefault(rows.numel(), id(args[1]))
+        return func(*args, **(kwargs or {}))
+
+
+def _check_complete(model: nn.Module, roles: set[str], encoder_decoder: bool) -> None:
+    needed = {"encoder", "decoder"} if encoder_decoder else set()
+    missing = sorted(needed - roles) if roles else ["any"]
+    if not missing:
+        return
+    where = "no attention of the model" if missing == ["any"] else f"no attention of the {' or '.join(missing)}"
+    raise ValueError(
+        f"{type(model).__name__} cannot be served: {where} was seen to pass transformers' attention interface "
+        "(AttentionInterface), where a prefix joins the keys and values. Models without attention have no place for a "
+        "prefix; families that compute attention by hand are not supported yet."
+    )

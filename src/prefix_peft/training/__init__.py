@@ -1,0 +1,1 @@
+"""Training a prefix: the tasks' records, their tokens, the loop and the scores."""

@@ -1,0 +1,119 @@
+"""What can be asked of ``prefix-peft``; the names are those of transformers' TrainingArguments and of PrefixConfig."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+def _option(default, text: str, **metadata):
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass
+class DataArguments:
+    """Which base model, which data, and how a record becomes tokens."""
+
+    model: str = field(metadata={"help": "The base model: a directory or the id of a Hub repository."})
+    task: str | None = _option(None, "A data set of the paper by name: webnlg, e2e, dart or scitldr. Needs --data-dir.")
+    data_dir: str | None = _option(None, "The folder that holds webnlg/, e2e/, dart/ or scitldr/.")
+    separator: str | None = _option(
+        None, "What stands between source and target for a causal model. Default: the paper's, ' {bos}'."
+    )
+    max_source_length: int | None = _option(None, "Cut sources to this many tokens. Default: what the model can read.")
+    max_target_length: int | None = _option(None, "Cut targets to this many tokens. Default: what the model can read.")
+
+    def check_task(self) -> None:
+        """A named task needs its folder, and a folder a task."""
+        if (self.task is None) != (self.data_dir is None):
+            raise ValueError(f"--task and --data-dir go together, got task={self.task!r}, data_dir={self.data_dir!r}.")
+
+
+@dataclass
+class TrainArguments(DataArguments):
+    """prefix-peft train: train a prefix for a frozen model."""
+
+    output_dir: str = field(default="", metadata={"help": "Where the prefix, its card, log and checkpoints go."})
+    train_file: str | None = _option(
+        None, 'JSON lines: {"source": str, "target": str} or {"source", "references": [...]}.'
+    )
+    validation_file: str | None = _option(None, "JSON lines on which the loss is measured before, during and after.")
+    num_virtual_tokens: int = _option(20, "P: the length of the prefix.")
+    prefix_projection: bool = _option(False, "Train through the paper's MLP, which the release folds away.")
+    encoder_hidden_size: int = _option(512, "Width of that MLP.")
+    prefix_dropout: float = _option(0.0, "Dropout on the prefix while training.")
+    gate: bool = _option(False, "Start exactly at the base model: a gate on the prefix's mass, from 0.")
+    init_text: str | None = _option(None, "Start from the activations of these words. Default: random tokens.")
+    learning_rate: float | None = _option(None, "Default: 1e-2 for a flat prefix, 1e-3 with --prefix-projection.")
+    num_train_epochs: float = _option(3.0, "How often each pair is seen.")
+    max_steps: int = _option(-1, "Optimizer steps; takes the place of --num-train-epochs where positive.")
+    per_device_train_batch_size: int = _option(8, "Pairs in one forward pass.")
+    per_device_eval_batch_size: int = _option(16, "The same for the validation loss.")
+    gradient_accumulation_steps: int = _option(1, "Forward passes to one optimizer step.")
+    warmup_ratio: float = _option(0.05, "Share of the steps over which the learning rate rises; then it falls to 0.")
+    weight_decay: float = _option(0.0, "AdamW's weight decay.")
+    max_grad_norm: float = _option(1.0, "Gradients are scaled down to this norm.")
+    mixed_precision: str = _option("no", "no, bf16 or fp16.", choices=["no", "bf16", "fp16"])
+    gradient_checkpointing: bool = _option(False, "Recompute activations in the backward pass: less memory, more time.")
+    save_steps: int = _option(0, "Write a checkpoint every this many steps; 0 for none but the end.")
+    eval_steps: int = _option(0, "Measure the validation loss every this many steps; 0 for once an epoch.")
+    logging_steps: int = _option(10, "Steps between two lines of the log.")
+    seed: int = _option(42, "Fixes the start of the prefix and the order of the data.")
+    resume_from_checkpoint: str | None = _option(
+        None, "A checkpoint directory, or 'last': continue as if the run had never stopped."
+    )
+
+    def __post_init__(self) -> None:
+        self.check_task()
+        if not self.output_dir:
+            raise ValueError("say where the prefix goes: --output-dir DIR.")
+        if (self.train_file is None) == (self.task is None):
+            raise ValueError("give the data once: --train-file F.jsonl, or --task NAME --data-dir DIR.")
+        for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
+        if self.max_steps <= 0 and self.num_train_epochs <= 0:
+            raise ValueError(f"nothing to train: max_steps={self.max_steps}, num_train_epochs={self.num_train_epochs}.")
+        if self.learning_rate is None:
+            self.learning_rate = 1e-3 if self.prefix_projection else 1e-2
+
+
+@dataclass
+class EvaluateArguments(DataArguments):
+    """prefix-peft evaluate: BLEU, chrF and loss of a prefix, beside the base model without it."""
+
+    adapter: str = field(default="", metadata={"help": "The directory or the id of the trained prefix."})
+    data_file: str | None = _option(None, "JSON lines with references.")
+    split: str = _option("test", "Which split of --task.")
+    num_beams: int = _option(5, "Beams of the search, 5 as in the paper.")
+    max_new_tokens: int = _option(100, "Longest generation.")
+    per_device_eval_batch_size: int = _option(16, "Rows generated at once.")
+    max_samples: int | None = _option(None, "Only the first so many records.")
+    without_prefix: bool = _option(False, "Score the base model alone as well.")
+    output_file: str | None = _option(None, "Write scores, settings and every generation here as JSON.")
+
+    def __post_init__(self) -> None:
+        self.check_task()
+        if (self.data_file is None) == (self.task is None):
+            raise ValueError("give the data once: --data-file F.jsonl, or --task NAME --data-dir DIR.")
+        if self.output_file and Path(self.output_file).is_dir():
+            raise ValueError(f"--output-file {self.output_file} is a directory; name a file.")
+
+
+@dataclass
+class GenerateArguments:
+    """prefix-peft generate: what a model with a prefix writes for a prompt."""
+
+    model: str = field(metadata={"help": "The base model: a directory or the id of a Hub repository."})
+    adapter: str = field(metadata={"help": "The directory or the id of the trained prefix."})
+    prompt: str | None = _option(None, "One source.")
+    input_file: str | None = _option(None, "One source a line.")
+    separator: str | None = _option(None, "As in training. Default: what the prefix was trained with.")
+    num_beams: int = _option(1, "Beams of the search; 1 is greedy.")
+    max_new_tokens: int = _option(100, "Longest generation.")
+    per_device_eval_batch_size: int = _option(16, "Rows generated at once.")
+
+    def __post_init__(self) -> None:
+        if (self.prompt is None) == (self.input_file is None):
+            raise ValueError("give the source once: --prompt TEXT or --input-file F.")

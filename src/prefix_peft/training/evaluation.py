@@ -1,0 +1,80 @@
+"""The loss on the targets, and what a model writes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from .batches import IGNORED, collate_prompts, encode_prompts, padding_id
+
+
+def target_loss(model: nn.Module, batch: dict[str, Tensor], is_encoder_decoder: bool) -> tuple[Tensor, Tensor]:
+    """Cross-entropy summed over the target tokens of a batch, and how many they are.
+
+    A sum, so that steps made of unequal batches, on one device or several, weigh every token alike.
+    """
+    labels = batch["labels"]
+    if is_encoder_decoder:
+        logits = model(**batch).logits  # the labels, shifted, are also what the decoder reads
+    else:
+        inputs = {key: value for key, value in batch.items() if key != "labels"}
+        logits, labels = model(**inputs, use_cache=False).logits[:, :-1], labels[:, 1:]
+    loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return loss, (labels != IGNORED).sum()
+
+
+@torch.no_grad()
+def mean_loss(model: nn.Module, batches: Iterable[dict[str, Tensor]], is_encoder_decoder: bool) -> float:
+    """Nats per target token over all batches, in eval mode; the model's mode is as it was afterwards."""
+    training = model.training
+    model.eval()
+    total = tokens = 0.0
+    for batch in batches:
+        loss, count = target_loss(model, batch, is_encoder_decoder)
+        total, tokens = total + loss.item(), tokens + count.item()
+    model.train(training)
+    return total / tokens
+
+
+@torch.inference_mode()
+def generate_texts(
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    sources: Sequence[str],
+    *,
+    separator: str | None = None,
+    num_beams: int = 1,
+    max_new_tokens: int = 100,
+    max_source_length: int | None = None,
+    batch_size: int = 16,
+    description: str = "generating",
+) -> list[str]:
+    """What ``model`` writes for each source, in their order, by beam search (greedy with one beam)."""
+    seq2seq = bool(model.config.is_encoder_decoder)
+    if not seq2seq and max_source_length is None:
+        max_source_length = max(tokenizer.model_max_length - max_new_tokens, 1)
+    prompts = encode_prompts(
+        sources, tokenizer, is_encoder_decoder=seq2seq, separator=None if seq2seq else separator,
+        max_source_length=max_source_length,
+    )  # fmt: skip
+    texts: list[str] = [""] * len(prompts)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # rows of a batch are then of like length
+    with tqdm(total=len(prompts), desc=description, unit="text") as bar:
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            batch = collate_prompts([prompts[i] for i in rows], padding_id(tokenizer), seq2seq)
+            batch = {key: value.to(model.device) for key, value in batch.items()}
+            ids = model.generate(
+                **batch, num_beams=num_beams, max_new_tokens=max_new_tokens, do_sample=False,
+                pad_token_id=padding_id(tokenizer), eos_token_id=tokenizer.eos_token_id,
+            )  # fmt: skip
+            new = ids if seq2seq else ids[:, batch["input_ids"].shape[1] :]
+            for i, text in zip(rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
+                texts[i] = text.strip()
+            bar.update(len(rows))
+    return texts

@@ -1,0 +1,180 @@
+"""Records to train and evaluate on: any JSON lines file, and the data sets of Li & Liang (2021) by name.
+
+A record is one input with all its references. The named tasks are linearised as the paper's code does it
+(github.com/XiangLi1999/PrefixTuning, ``language_modeling.py``), so that its numbers can be compared with.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Record:
+    """One input, and every text that is a right answer to it (at least one)."""
+
+    source: str
+    references: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Task:
+    """A data set by name: the files of each split, under a folder of that name, and the reader of one line."""
+
+    name: str
+    splits: dict[str, tuple[str, ...]]
+    read_line: Callable[[dict[str, Any]], Record]
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> list[Record]:
+    """Read ``{"source": str, "target": str}`` or ``{"source": str, "references": [str, ...]}``, one object per line.
+
+    Further fields are ignored, and so are blank lines. Raises ValueError that names the file and the line.
+    """
+    return _read(Path(path), _read_plain)
+
+
+def load_task(name: str, data_dir: str | os.PathLike[str], split: str) -> list[Record]:
+    """Read one split of a task in ``TASKS`` from the files in ``data_dir/name``.
+
+    Raises ValueError for an unknown task or split and for a faulty line, FileNotFoundError for a missing file.
+    """
+    if name not in TASKS:
+        raise ValueError(f"unknown task {name!r}; choose from {sorted(TASKS)}, or read a file with read_jsonl.")
+    task = TASKS[name]
+    if split not in task.splits:
+        raise ValueError(f"task {name!r} has no split {split!r}; choose from {sorted(task.splits)}.")
+    paths = [Path(data_dir) / name / file for file in task.splits[split]]
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"no file {path}; data_dir must be the folder that holds {name}/{path.name}.")
+    return [record for path in paths for record in _read(path, task.read_line)]
+
+
+def training_pairs(records: Iterable[Record]) -> list[tuple[str, str]]:
+    """(source, reference) for every reference: each is a training example of its own, as in the paper's code."""
+    return [(record.source, reference) for record in records for reference in record.references]
+
+
+def _read(path: Path, read_line: Callable[[dict[str, Any]], Record]) -> list[Record]:
+    records = []
+    # Split bytes, not text: str.splitlines also breaks at U+2028 and others, which JSON allows inside a string.
+    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
+        if line.strip():
+            try:
+                records.append(read_line(_parse(line)))
+            except ValueError as fault:
+                raise ValueError(f"{path}, line {number}: {fault}") from fault
+    if not records:
+        raise ValueError(f"{path} is empty; expected one JSON object per line.")
+    return records
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(line.decode("utf-8-sig"))  # -sig: some editors put a byte order mark first
+    except UnicodeDecodeError:
+        raise ValueError(f"expected UTF-8 text, got {_shown(line)}.") from None
+    except ValueError as fault:
+        raise ValueError(f"expected JSON, got {_shown(line.decode())} ({fault}).") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a JSON object, got {_shown(value)}.")
+    return value
+
+
+def _read_plain(line: dict[str, Any]) -> Record:
+    if ("target" in line) == ("references" in line):
+        raise ValueError(f"expected one of 'target' and 'references', got the fields {_shown(sorted(line))}.")
+    references = (_text(line, "target"),) if "target" in line else _references(line)
+    return Record(_text(line, "source"), references)
+
+
+def _read_webnlg(line: dict[str, Any]) -> Record:
+    """`` | s : p : o | s : p : o``, names as released (underscores, quotation marks).
+
+    LineByLineWebNLGTextDataset writes `` | `` before the first triple too. The paper's generation script means to do
+    the same but tests the wrong index, so the first input of its file is written otherwise; training's form is used.
+    """
+    return Record("".join(f" | {s} : {p} : {o}" for s, p, o in _triples(line)), _references(line))
+
+
+def _read_dart(line: dict[str, Any]) -> Record:
+    """``s : p : o | s : p : o`` with the property in lower case, as LineByLineTriplesTextDataset writes it."""
+    return Record(" | ".join(f"{s} : {p.lower()} : {o}" for s, p, o in _triples(line)), _references(line))
+
+
+E2E_SLOTS = {"eatType": "Type", "priceRange": "price", "familyFriendly": "family friendly"}
+
+
+def _read_e2e(line: dict[str, Any]) -> Record:
+    """``name : The Vaults | Type : pub | price : more than £ 30``, as in the paper's ``src1_train.txt``.
+
+    The references are the data set's own; the paper trains on a tokenised form of them.
+    """
+    slots = _field(line, "mr")
+    if not isinstance(slots, dict) or not slots or not all(isinstance(value, str) for value in slots.values()):
+        raise ValueError(f"'mr' must be an object of strings, not empty, got {_shown(slots)}.")
+    if "priceRange" in slots:
+        slots = slots | {"priceRange": slots["priceRange"].replace("£", "£ ").replace("-", " - ")}
+    return Record(" | ".join(f"{E2E_SLOTS.get(k, k)} : {v}" for k, v in slots.items()), _references(line))
+
+
+def _read_scitldr(line: dict[str, Any]) -> Record:
+    return Record(_text(line, "article"), _references(line))
+
+
+def _triples(line: dict[str, Any]) -> list[list[str]]:
+    triples = _field(line, "triples")
+    if not isinstance(triples, list) or not triples or not all(_is_triple(triple) for triple in triples):
+        raise ValueError(f"'triples' must be a list of [subject, property, object], not empty, got {_shown(triples)}.")
+    return triples
+
+
+def _is_triple(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 3 and all(isinstance(part, str) for part in value)
+
+
+def _references(line: dict[str, Any]) -> tuple[str, ...]:
+    references = _field(line, "references")
+    if not isinstance(references, list) or not references:
+        raise ValueError(f"'references' must be a list of strings, not empty, got {_shown(references)}.")
+    return tuple(_checked(reference, "each of 'references'") for reference in references)
+
+
+def _text(line: dict[str, Any], name: str) -> str:
+    return _checked(_field(line, name), repr(name))
+
+
+def _field(line: dict[str, Any], name: str) -> Any:
+    if name not in line:
+        raise ValueError(f"expected a field {name!r}, got the fields {_shown(sorted(line))}.")
+    return line[name]
+
+
+def _checked(value: Any, what: str) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{what} must be a string that is not blank, got {_shown(value)}.")
+    if any("\ud800" <= letter <= "\udfff" for letter in value):  # JSON can escape it, no tokenizer can read it
+        raise ValueError(f"{what} must be text, got half of a surrogate pair in {_shown(value)}.")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+_SPLITS = {"train": ("train.jsonl",), "validation": ("dev.jsonl",), "test": ("test.jsonl",)}
+_SEEN, _UNSEEN = ("test_seen.jsonl",), ("test_unseen.jsonl",)  # categories that occur in training, and that do not
+
+TASKS = {
+    "webnlg": Task(
+        "webnlg", _SPLITS | {"test": _SEEN + _UNSEEN, "test_seen": _SEEN, "test_unseen": _UNSEEN}, _read_webnlg
+    ),
+    "e2e": Task("e2e", _SPLITS, _read_e2e),
+    "dart": Task("dart", _SPLITS, _read_dart),
+    "scitldr": Task("scitldr", _SPLITS, _read_scitldr),
+}

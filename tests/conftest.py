@@ -1,0 +1,5 @@
+"""One thread to each test process: tiny models gain nothing from more."""
+
+import torch
+
+torch.set_num_threads(1)
