@@ -46,7 +46,7 @@ SEQ2SEQ: dict[str, Callable[[], PreTrainedModel]] = {
     "marian": lambda: tr.MarianMTModel(tr.MarianConfig(**BART_LIKE)),
     "t5": lambda: tr.T5ForConditionalGeneration(
         tr.T5Config(
-            d_model=44, d_kv=13, d_ff=31, num_layers=2, num_decoder_layers=3, num_heads=4, initializer_factor=1.0,
+            d_model=44, d_kv=13, d_ff=31, num_layers=3, num_decoder_layers=3, num_heads=4, initializer_factor=1.0,
             decoder_start_token_id=PAD, **TOKENS,
         )  # fmt: skip
     ),

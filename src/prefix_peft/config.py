@@ -10,7 +10,7 @@ from typing import Any
 from peft import PeftConfig
 
 from .card import explain_loading
-from .checkpoint import Shapes, read_shapes
+from .checkpoint import Shapes
 from .plugin import PREFIX_KV
 
 ROLES = ("encoder", "decoder", "cross")
@@ -172,18 +172,6 @@ class PrefixConfig(PeftConfig):
         """
         super(PrefixConfig, self.released()).save_pretrained(save_directory, **kwargs)
         explain_loading(Path(save_directory), self.base_model_name_or_path, self.task_type)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str, subfolder: str | None = None, **kwargs: Any) -> Any:
-        """Read a release's config, and what its weights file declares, so that a model can refuse it before changing.
-
-        Raises:
-            ValueError: the weights file beside it is broken, or a pickle.
-        """
-        config = super().from_pretrained(pretrained_model_name_or_path, subfolder=subfolder, **kwargs)
-        hub = cls._split_kwargs(kwargs)[0]
-        config.file_shapes = read_shapes(pretrained_model_name_or_path, subfolder, **hub)
-        return config
 
 
 def _check_count(name: str, value: Any) -> None:

@@ -23,31 +23,34 @@ from .layer import prefix_layers
 def keep_frozen(model: nn.Module) -> None:
     """From now on ``model`` is quiet when it trains, unless an active adapter asks for ``base_dropout``."""
     if _before_forward not in model._forward_pre_hooks.values():
-        model.register_forward_pre_hook(_before_forward)
+        model.register_forward_pre_hook(_before_forward, with_kwargs=True)
 
 
 def release(model: nn.Module) -> None:
     """Undo `keep_frozen`."""
     for handle, hook in list(model._forward_pre_hooks.items()):
         if hook is _before_forward:
-            del model._forward_pre_hooks[handle]
+            del model._forward_pre_hooks[handle], model._forward_pre_hooks_with_kwargs[handle]
     for module in model.modules():
         function = getattr(module, "_gradient_checkpointing_func", None)
         if isinstance(function, _Checkpoint):
             module._gradient_checkpointing_func = function.original
 
 
-def _before_forward(model: nn.Module, args: tuple[Any, ...]) -> None:
+def _before_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
     if not model.training:
-        return
+        return None
     quiet = not any(config.base_dropout for config in _active_configs(model))
     for module in _base_modules(model):
         if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
             function = module._gradient_checkpointing_func
             original = function.original if isinstance(function, _Checkpoint) else function
             module._gradient_checkpointing_func = _Checkpoint(original, module, quiet)
+            # Models see to this themselves, but only in training mode
+            kwargs = {**kwargs, "use_cache": False}
         elif quiet:
             module.training = False
+    return args, kwargs
 
 
 def _active_configs(model: nn.Module) -> Iterator[Any]:

@@ -50,7 +50,7 @@ class PrefixModel(BaseTuner):
         self._sites = choose_sites(peft_config, anatomy, type(model).__name__)
         self._matches = match_names(peft_config, anatomy)
         check_fits(peft_config, self._sites, model)
-        self._trunk: Trunk | None = None
+        self._trunks: list[Trunk] = []  # a list, so that it is not registered here as well as at the first site
 
     def _check_target_module_exists(self, peft_config: PrefixConfig, key: str) -> bool:
         return self._matches.get(key, False)
@@ -75,10 +75,10 @@ class PrefixModel(BaseTuner):
         length = config.length_at(site.name)
         if not config.prefix_projection:
             return FlatEncoder(site, length, gate=config.gate)
-        owns_trunk = self._trunk is None
-        if self._trunk is None:
-            self._trunk = Trunk(max(map(config.length_at, self._sites)), config.encoder_hidden_size)
-        return MLPEncoder(site, length, self._trunk, owns_trunk=owns_trunk, gate=config.gate)
+        owns_trunk = not self._trunks
+        if owns_trunk:
+            self._trunks.append(Trunk(max(map(config.length_at, self._sites)), config.encoder_hidden_size))
+        return MLPEncoder(site, length, self._trunks[0], owns_trunk=owns_trunk, gate=config.gate)
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:

@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import peft.peft_model
+from peft.config import PeftConfigMixin
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
+
+from .checkpoint import read_shapes
 
 
 class _PeftTypeName(str):
@@ -36,8 +39,30 @@ def register(config_class: type, tuner_class: type) -> None:
     PEFT_TYPE_TO_CONFIG_MAPPING[PREFIX_KV] = config_class
     PEFT_TYPE_TO_TUNER_MAPPING[PREFIX_KV] = tuner_class
     PEFT_TYPE_TO_PREFIX_MAPPING[PREFIX_KV] = tuner_class.prefix
+    _read_the_weights_header_with_the_config(config_class)
     _accept_lists(tuner_class)
     _write_atomically()
+
+
+def _read_the_weights_header_with_the_config(config_class: type) -> None:
+    """Let a loaded config know what the file beside it declares, so that a model refuses a bad file before it changes.
+
+    PEFT and transformers both change the model by the config first, and open the weights after.
+    """
+    original = PeftConfigMixin.from_pretrained.__func__
+    if hasattr(original, "prefix_peft"):
+        return
+
+    @wraps(original)
+    def from_pretrained(cls: Any, directory: str, subfolder: str | None = None, **kwargs: Any) -> Any:
+        config = original(cls, directory, subfolder=subfolder, **kwargs)
+        if isinstance(config, config_class):
+            hub = cls._split_kwargs(kwargs)[0]
+            config.file_shapes = read_shapes(directory, subfolder, **hub)
+        return config
+
+    from_pretrained.prefix_peft = True
+    PeftConfigMixin.from_pretrained = classmethod(from_pretrained)
 
 
 def _accept_lists(tuner_class: type) -> None:

@@ -34,16 +34,19 @@ def _shifted_forward(table: nn.Module, layer: PrefixLayer, *args: Any, **kwargs:
     if call is not None and call.watcher is not None:
         return forward(*args, **kwargs)
     rows = None if call is None else call.rows
-    with _Shift(table.weight, layer, rows):
+    batch = next((arg.shape[0] for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor) and arg.dim() > 1), 1)
+    if rows is not None and batch == 1:
+        batch = len(rows)  # positions that all rows share until now
+    with _Shift(table.weight, layer.shift(batch, rows)):
         return forward(*args, **kwargs)
 
 
 class _Shift(TorchFunctionMode):
     """Adds to the indices of one embedding table."""
 
-    def __init__(self, weight: Tensor, layer: PrefixLayer, rows: Any) -> None:
+    def __init__(self, weight: Tensor, shift: int | Tensor) -> None:
         super().__init__()
-        self.weight, self.layer, self.rows = weight, layer, rows
+        self.weight, self.shift = weight, shift
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is F.embedding and args[1] is self.weight:
@@ -51,12 +54,10 @@ class _Shift(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _shifted(self, index: Tensor) -> Tensor:
-        shift = self.layer.shift(index.shape[0] if index.dim() > 1 else 1, self.rows)
-        shift = shift.to(index.device) if isinstance(shift, Tensor) else shift
-        index = index + shift
+        index = index + (self.shift.to(index.device) if isinstance(self.shift, Tensor) else self.shift)
         if index.device.type == "cpu" and index.numel() and int(index.max()) >= len(self.weight):
             raise IndexError(
                 f"position {int(index.max())} is past the {len(self.weight)} learned positions of the model: behind a "
-                f"prefix with position_mode='shift' the text begins {shift} positions later. Shorten the text."
+                f"prefix with position_mode='shift' the text begins {self.shift} positions later. Shorten the text."
             )
         return index

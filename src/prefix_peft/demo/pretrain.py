@@ -19,7 +19,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from .records import pretraining_texts
 
 END = "<|endoftext|>"
-VOCABULARY, CONTEXT, BATCH = 2048, 256, 16
+VOCABULARY, CONTEXT, BATCH = 1024, 256, 8
+WIDTH, LAYERS, HEADS = 192, 5, 6
 WARM_UP = 0.03  # of the time given
 MUON_PEAK, ADAMW_PEAK = 1.5e-2, 3e-3
 
@@ -43,10 +44,20 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     """No dropout: the text is endless, so nothing can be overfitted."""
     end = tokenizer.eos_token_id
     config = GPT2Config(
-        vocab_size=len(tokenizer), n_positions=CONTEXT, n_embd=192, n_layer=5, n_head=6,
+        vocab_size=len(tokenizer), n_positions=CONTEXT, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=end, eos_token_id=end,
     )  # fmt: skip
-    return GPT2LMHeadModel(config)
+    model = GPT2LMHeadModel(config)
+    model.transformer.wpe.weight.data.copy_(sinusoids())
+    return model
+
+
+def sinusoids() -> torch.Tensor:
+    """Positions to start from. Neighbours are one rotation apart, so heads that look one token back, which copying is
+    built on, form early."""
+    half = WIDTH // 2
+    angles = torch.arange(CONTEXT)[:, None] * torch.exp(-math.log(1e4) * torch.arange(half) / half)
+    return 0.06 * torch.cat((angles.sin(), angles.cos()), dim=1)
 
 
 def batches(tokenizer: PreTrainedTokenizerFast, seed: int) -> Iterator[torch.Tensor]:

@@ -31,7 +31,7 @@ def pretraining_texts(count: int, seed: int) -> Iterator[str]:
     """Short documents: mostly a record, the arrow and some continuation, else plain prose."""
     rng = Random(seed)
     for _ in range(count):
-        (write,) = rng.choices((_record, _loose_record, _prose, _roll_call), (14, 4, 6, 2))
+        (write,) = rng.choices((_record, _loose_record, _prose, _roll_call), (12, 4, 4, 6))
         yield write(rng)
 
 

@@ -91,7 +91,7 @@ def _any_attribute(record: Record, rng: Random) -> str:
     return rng.choice([attribute for attribute in record if attribute != "name"])
 
 
-_CONTINUATIONS = {wording: 9, question: 5, plain_facts: 4, reordered: 3, headline: 2, dialogue: 2, count: 2}
+_CONTINUATIONS = {wording: 8, question: 5, plain_facts: 4, reordered: 4, headline: 2, dialogue: 2, count: 3}
 
 
 def continuation(kind: Kind, record: Record, rng: Random) -> str:
