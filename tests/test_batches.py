@@ -2,7 +2,7 @@ import random
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
@@ -21,7 +21,9 @@ def build(kind: str, **extra) -> PreTrainedTokenizerFast:
     if kind == "gpt2":
         core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     else:
-        core.pre_tokenizer, core.decoder = pre_tokenizers.Metaspace(prepend_scheme="first"), decoders.Metaspace()
+        # As in Llama 2's file: a mark is put before every text, even one that begins with a space.
+        core.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+        core.pre_tokenizer, core.decoder = pre_tokenizers.Split("▁", "merged_with_next"), decoders.Metaspace()
     alphabet = pre_tokenizers.ByteLevel.alphabet() if kind == "gpt2" else []
     special = ["<unk>", "<s>", "</s>", "<pad>"]
     trainer = trainers.BpeTrainer(
