@@ -12,7 +12,11 @@ REFUSED = [
     ({"num_virtual_tokens": 2.5}, TypeError, "whole number, got 2.5"),
     ({"num_virtual_tokens": True}, TypeError, "whole number, got True"),
     ({"encoder_hidden_size": 0}, ValueError, "encoder_hidden_size must be at least 1"),
-    ({"num_virtual_tokens_pattern": {"attn": 0}}, ValueError, r"num_virtual_tokens_pattern\['attn'\] must be at least 1"),
+    (
+        {"num_virtual_tokens_pattern": {"attn": 0}},
+        ValueError,
+        r"num_virtual_tokens_pattern\['attn'\] must be at least 1",
+    ),
     ({"num_virtual_tokens_pattern": {"(": 3}}, ValueError, r"no valid expression '\('"),
     ({"num_virtual_tokens_pattern": [3]}, TypeError, r"maps name patterns to lengths, got \[3\]"),
     ({"sites": ["decoder", "middle"]}, ValueError, r"sites must name some of .* got \['decoder', 'middle'\]"),
@@ -26,7 +30,11 @@ REFUSED = [
     ),
     ({"init_text": "  "}, ValueError, "init_text needs at least one word"),
     ({"layers_pattern": "layers"}, ValueError, "set both"),
-    ({"target_modules": ".*attn", "layers_to_transform": 1}, ValueError, "layers_to_transform counts layers for a list"),
+    (
+        {"target_modules": ".*attn", "layers_to_transform": 1},
+        ValueError,
+        "layers_to_transform counts layers for a list",
+    ),
     ({"task_type": "POETRY"}, ValueError, "Invalid task type"),
 ]
 

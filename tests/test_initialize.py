@@ -23,7 +23,11 @@ def of_tokens(family, c, attn_implementation=None, **options):
 @pytest.mark.parametrize("family", tiny.CAUSAL)
 @torch.no_grad()
 def test_logits_equal_those_of_the_base_that_reads_the_tokens(family, attn_implementation):
-    base, c, x = tiny.build(family, attn_implementation=attn_implementation), tiny.tokens(1, P, seed=7), tiny.tokens(2, 9)
+    base, c, x = (
+        tiny.build(family, attn_implementation=attn_implementation),
+        tiny.tokens(1, P, seed=7),
+        tiny.tokens(2, 9),
+    )
     expected = base(torch.cat([c.expand(2, -1), x], dim=1)).logits[:, P:]
     model = of_tokens(family, c, attn_implementation)
     torch.testing.assert_close(model(x).logits, expected, **EXACT)
@@ -157,7 +161,11 @@ def test_text_must_be_exactly_as_long_as_the_prefix(tmp_path):
     [
         (tiny.tokens(2, P), {}, r"one row of tokens, \(P,\) or \(1, P\), got shape \(2, 5\)"),
         (tiny.tokens(1, P), {"attention_mask": torch.ones(1, 4)}, r"attention_mask is \(1, 4\), input_ids is \(1, 5\)"),
-        (tiny.tokens(1, P), {"adapter_name": "other"}, r"no prefix 'other'; the prefixes of this model are \['default'\]"),
+        (
+            tiny.tokens(1, P),
+            {"adapter_name": "other"},
+            r"no prefix 'other'; the prefixes of this model are \['default'\]",
+        ),
     ],
 )
 def test_impossible_tokens(ids, options, message):

@@ -72,7 +72,9 @@ def gradients(family, form, checkpointing=None, before=False, dropout=0.0, rows=
     model = prefix_peft.wrap(base, 3, **FORMS[form], prefix_dropout=dropout)
     if rows:
         torch.manual_seed(5)
-        model.add_adapter("other", prefix_peft.PrefixConfig(num_virtual_tokens=2, task_type=model.peft_config["default"].task_type))
+        model.add_adapter(
+            "other", prefix_peft.PrefixConfig(num_virtual_tokens=2, task_type=model.peft_config["default"].task_type)
+        )
         model.base_model.set_requires_grad("other")
     tiny.fill(model)
     if checkpointing and not before:

@@ -33,7 +33,9 @@ def test_the_file_holds_exactly_p(family, form, tmp_path):
     model = saved(tmp_path, family, **FORMS[form])
     sites = [m for m in model.modules() if isinstance(m, prefix_peft.layer.PrefixLayer)]
     tensors = load_file(tmp_path / WEIGHTS)
-    numbers = sum(s.site.num_key_value_heads * (3 * (s.site.key_dim + s.site.value_dim) + (form == "gate")) for s in sites)
+    numbers = sum(
+        s.site.num_key_value_heads * (3 * (s.site.key_dim + s.site.value_dim) + (form == "gate")) for s in sites
+    )
     assert sum(tensor.numel() for tensor in tensors.values()) == numbers
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
     again = peft.PeftModel.from_pretrained(tiny.build(family), tmp_path).eval()

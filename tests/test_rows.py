@@ -59,7 +59,10 @@ def test_generate(family, num_beams):
 
 def test_impossible_names():
     model = several("llama")
-    with pytest.raises(ValueError, match=r"adapter_names asks for \['nobody'\].* choose from \['default', 'long', 'gated', '__base__'\]"):
+    with pytest.raises(
+        ValueError,
+        match=r"adapter_names asks for \['nobody'\].* choose from \['default', 'long', 'gated', '__base__'\]",
+    ):
         model(tiny.tokens(1, 4), adapter_names=["nobody"])
     with pytest.raises(ValueError, match="adapter_names has 2 names for a batch of 3 rows"):
         model(tiny.tokens(3, 4), adapter_names=["default", "long"])

@@ -92,7 +92,10 @@ def test_lengths_by_pattern():
     ("options", "message"),
     [
         ({"sites": ["cross"]}, r"sites=\['cross'\] asks for \['cross'\]; GPT2LMHeadModel has \['decoder'\]"),
-        ({"target_modules": ["q_proj"]}, "No attention module of GPT2LMHeadModel matches target_modules=.*transformer.h.0"),
+        (
+            {"target_modules": ["q_proj"]},
+            "No attention module of GPT2LMHeadModel matches target_modules=.*transformer.h.0",
+        ),
         ({"layers_to_transform": [9]}, "No attention module"),
         ({"num_virtual_tokens_pattern": {"encoder": 3}}, "'encoder', which fits none"),
     ],

@@ -35,8 +35,14 @@ CAUSAL: dict[str, Callable[[], PreTrainedModel]] = {
     ),
     "opt": lambda: tr.OPTForCausalLM(
         tr.OPTConfig(
-            hidden_size=44, word_embed_proj_dim=44, ffn_dim=31, num_hidden_layers=3, num_attention_heads=4,
-            max_position_embeddings=128, init_std=0.15, **TOKENS,
+            hidden_size=44,
+            word_embed_proj_dim=44,
+            ffn_dim=31,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            max_position_embeddings=128,
+            init_std=0.15,
+            **TOKENS,
         )  # fmt: skip
     ),
 }
@@ -46,8 +52,15 @@ SEQ2SEQ: dict[str, Callable[[], PreTrainedModel]] = {
     "marian": lambda: tr.MarianMTModel(tr.MarianConfig(**BART_LIKE)),
     "t5": lambda: tr.T5ForConditionalGeneration(
         tr.T5Config(
-            d_model=44, d_kv=13, d_ff=31, num_layers=3, num_decoder_layers=3, num_heads=4, initializer_factor=1.0,
-            decoder_start_token_id=PAD, **TOKENS,
+            d_model=44,
+            d_kv=13,
+            d_ff=31,
+            num_layers=3,
+            num_decoder_layers=3,
+            num_heads=4,
+            initializer_factor=1.0,
+            decoder_start_token_id=PAD,
+            **TOKENS,
         )  # fmt: skip
     ),
 }

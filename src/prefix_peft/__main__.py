@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 from transformers import HfArgumentParser
@@ -74,6 +75,8 @@ COMMANDS = {
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status, 2 for what cannot be done as asked."""
     argv = sys.argv[1:] if argv is None else argv
+    # PEFT asks transformers an old question whenever it wraps a model; no user can do anything about it
+    warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0 if argv else 2

@@ -121,9 +121,7 @@ def gated(
     return (own + (u - m * own) / rest).to(base.dtype), weights
 
 
-def _implied_mask(
-    module: nn.Module, query: Tensor, key: Tensor, is_causal: bool | None, needed: bool
-) -> Tensor | None:
+def _implied_mask(module: nn.Module, query: Tensor, key: Tensor, is_causal: bool | None, needed: bool) -> Tensor | None:
     """The mask that sdpa means by None: everything, or causal from the top left (query t sees keys 0..t).
 
     The latter has to be written out before keys are put to the left, or sdpa would count the prefix as the first of the

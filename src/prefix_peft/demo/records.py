@@ -63,7 +63,8 @@ def _roll_call(rng: Random) -> str:
     """Names said twice: nothing but copying can foresee the second list."""
     maker = rng.choice((person, word, title, year, town))
     names = ", ".join(maker(rng) for _ in range(rng.randint(4, 9)))
-    return f"The clerk called {names}. {rng.choice(('The hall repeated', 'On the list stood', 'Back came'))} {names}."
+    heard = rng.choice(("The hall repeated", "On the list stood", "Back came"))
+    return f"The clerk called {names}{ARROW} {heard} {names}."
 
 
 _UNITS = words_of("metres minutes seconds kilograms coins people years steps pages miles days")

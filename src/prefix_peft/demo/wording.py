@@ -7,7 +7,6 @@ of which one comes next, so a model of that text can do each of them but prefers
 from random import Random
 
 from .kinds import KINDS, Kind
-from .values import person
 
 Record = dict[str, str]
 
@@ -76,7 +75,7 @@ def headline(kind: Kind, record: Record, rng: Random) -> str:
 
 def dialogue(kind: Kind, record: Record, rng: Random) -> str:
     attribute = _any_attribute(record, rng)
-    asker, friend = person(rng), person(rng)
+    asker, friend = rng.sample(("the baker", "the child", "the judge", "the old man", "her sister", "my uncle"), 2)
     return (
         f'"Have you heard of {record["name"]}?" asked {asker}. '
         f'"Yes," said {friend}, "the {attribute} is {record[attribute]}."'

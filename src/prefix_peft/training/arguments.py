@@ -51,6 +51,7 @@ class TrainArguments(DataArguments):
     per_device_train_batch_size: int = _option(8, "Pairs in one forward pass.")
     per_device_eval_batch_size: int = _option(16, "The same for the validation loss.")
     gradient_accumulation_steps: int = _option(1, "Forward passes to one optimizer step.")
+    group_by_length: bool = _option(False, "Batches of like lengths: less padding, so faster; a less random order.")
     warmup_ratio: float = _option(0.05, "Share of the steps over which the learning rate rises; then it falls to 0.")
     weight_decay: float = _option(0.0, "AdamW's weight decay.")
     max_grad_norm: float = _option(1.0, "Gradients are scaled down to this norm.")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from peft import PeftModel
+from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
@@ -34,6 +33,7 @@ from .models import load_base, remember_prompt
 from .tasks import load_task, read_jsonl, training_pairs
 
 LOG_FILE = "training_log.json"
+LENGTH_WINDOW = 50  # steps whose pairs are sorted together
 GATE_LEARNING_RATE = 5e-2  # a gate is one number a head that has to travel from 0 to about 1
 
 
@@ -44,6 +44,7 @@ class Trained:
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     progress: Progress
+    pairs: int  # examples trained on
 
 
 def train(arguments: TrainArguments) -> Trained:
@@ -64,11 +65,11 @@ def train(arguments: TrainArguments) -> Trained:
     )  # fmt: skip
     if arguments.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    run = Run(arguments, accelerator, model, tokenizer, pairs, validation)
-    progress = run.finish()
+    progress = Run(arguments, accelerator, model, tokenizer, pairs, validation).finish()
+    trained = Trained(model, tokenizer, progress, len(pairs))
     if accelerator.is_main_process:
-        _write_results(arguments, model, progress, len(pairs))
-    return Trained(model, tokenizer, progress)
+        write_results(arguments, trained)
+    return trained
 
 
 class Run:
@@ -146,18 +147,30 @@ class Run:
         while self.progress.step < self.steps:
             epoch, done = divmod(self.progress.step, self.steps_an_epoch)
             generator = torch.Generator().manual_seed(self.arguments.seed + epoch)
-            order = torch.randperm(len(self.pairs), generator=generator).tolist()[done * self.pairs_a_step :]
-            loader = self.accelerator.prepare(
-                DataLoader(
-                    Subset(self.pairs, order), self.arguments.per_device_train_batch_size, collate_fn=self.collate,
-                    generator=generator,
-                )
-            )  # fmt: skip
+            left = Subset(self.pairs, self._order(generator)[done * self.pairs_a_step :])
+            size = self.arguments.per_device_train_batch_size
+            loader = self.accelerator.prepare(DataLoader(left, size, collate_fn=self.collate, generator=generator))
             batches = iter(loader)
             while self.progress.step < self.steps and (
                 group := list(islice(batches, self.arguments.gradient_accumulation_steps))
             ):
                 yield group
+
+    def _order(self, generator: torch.Generator) -> list[int]:
+        """A random order of the pairs; grouped by length, the pairs of one step come from a window of like ones."""
+        order = torch.randperm(len(self.pairs), generator=generator).tolist()
+        if not self.arguments.group_by_length:
+            return order
+        window = self.pairs_a_step * LENGTH_WINDOW
+        by_length = [
+            pair
+            for start in range(0, len(order), window)
+            for pair in sorted(order[start : start + window], key=lambda pair: len(self.pairs[pair]["input_ids"]))
+        ]
+        steps = [by_length[start : start + self.pairs_a_step] for start in range(0, len(order), self.pairs_a_step)]
+        whole, rest = (steps[:-1], steps[-1]) if len(steps[-1]) < self.pairs_a_step else (steps, [])
+        shuffled = torch.randperm(len(whole), generator=generator).tolist()
+        return [pair for i in shuffled for pair in whole[i]] + rest
 
     def _step(self, group: list[dict[str, Tensor]], bar: tqdm, started: float) -> None:
         """One optimizer step: the mean loss over all target tokens of the step, on all devices."""
@@ -231,31 +244,33 @@ def _load_data(
     return pairs, validation
 
 
-def _write_results(arguments: TrainArguments, model: PeftModel, progress: Progress, pairs: int) -> None:
-    output = Path(arguments.output_dir)
+def write_results(arguments: TrainArguments, trained: Trained, metrics: Mapping[str, float] | None = None) -> None:
+    """Write release, model card and log to ``output_dir``; ``metrics`` are scores that a later evaluation found."""
+    output, model, progress = Path(arguments.output_dir), trained.model, trained.progress
     model.save_pretrained(str(output))
     remember_prompt(output, arguments.separator)
     losses = [entry["validation_loss"] for entry in progress.log if "validation_loss" in entry]
-    data = f"{arguments.task or Path(str(arguments.train_file)).name}, {pairs:,} pairs"
     shown = ("prefix_projection", "init_text", "gate", "learning_rate", "seed", "mixed_precision")
-    training = {"steps": progress.step, "seconds": round(progress.seconds)} | {
-        key: value for key, value in asdict(arguments).items() if key in shown
-    }
     facts = Facts(
-        base_model=os.path.basename(arguments.model.rstrip("/")) if os.path.isdir(arguments.model) else arguments.model,
+        base_model=_public_name(arguments.model),
         task_type=model.peft_config["default"].task_type,
         parameters=released_parameters(model),
         num_virtual_tokens=arguments.num_virtual_tokens,
-        data=data,
-        training=training,
-        metrics={"validation loss, before": losses[0], "validation loss, after": losses[-1]} if losses else {},
+        data=f"{arguments.task or Path(str(arguments.train_file)).name}, {trained.pairs:,} pairs",
+        training={"steps": progress.step, "seconds": round(progress.seconds)}
+        | {key: value for key, value in asdict(arguments).items() if key in shown and value not in (None, False)},
+        metrics=({"validation loss before": losses[0], "validation loss after": losses[-1]} if losses else {})
+        | dict(metrics or {}),
     )
     write_card(output, facts)
     (output / LOG_FILE).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
 
 
+def _public_name(model: str) -> str:
+    """A Hub id as it is; of a directory only its name, for where it lies is nobody's business."""
+    return Path(model).name if Path(model).is_dir() else model
+
+
 def released_parameters(model: PeftModel) -> int:
     """How many numbers the release holds."""
-    from peft import get_peft_model_state_dict
-
     return sum(tensor.numel() for tensor in get_peft_model_state_dict(model, save_embedding_layers=False).values())
