@@ -9,9 +9,15 @@ from torch import Tensor
 
 
 def attention(
-    query: Tensor, key: Tensor, value: Tensor, allowed: Tensor, p_key: Tensor, p_value: Tensor, gate: Tensor | None = None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    allowed: Tensor,
+    p_key: Tensor,
+    p_value: Tensor,
+    gate: Tensor | None = None,
     bias: Tensor | None = None,
-) -> Tensor:  # fmt: skip
+) -> Tensor:
     """softmax([P_K; K] q) [P_V; V], one query at a time. Returns (B, T, H, D_v).
 
     query (B, H, T, D), key and value (B, G, S, D), allowed (B, T, S) boolean, p_key and p_value one list entry a row of
@@ -24,11 +30,20 @@ def attention(
         for h in range(heads):
             g = h // groups
             for t in range(queries):
-                terms = [(weight(query[b, h, t], key[b, g, s], dim, 0.0 if bias is None else bias[h, t, s]), value[b, g, s], 1.0)
-                         for s in range(key.shape[2]) if allowed[b, t, s]]  # fmt: skip
+                terms = [
+                    (
+                        weight(query[b, h, t], key[b, g, s], dim, 0.0 if bias is None else bias[h, t, s]),
+                        value[b, g, s],
+                        1.0,
+                    )
+                    for s in range(key.shape[2])
+                    if allowed[b, t, s]
+                ]
                 opened = 1.0 if gate is None else float(gate[g])
-                terms += [(weight(query[b, h, t], p_key[b][g, p], dim, 0.0), p_value[b][g, p], opened)
-                          for p in range(p_key[b].shape[1])]  # fmt: skip
+                terms += [
+                    (weight(query[b, h, t], p_key[b][g, p], dim, 0.0), p_value[b][g, p], opened)
+                    for p in range(p_key[b].shape[1])
+                ]
                 mass = sum(abs(share) * z for z, _, share in terms)
                 out[b, t, h] = sum(share * z * v.double() for z, v, share in terms) / mass
     return out

@@ -149,7 +149,7 @@ def test_text_must_be_exactly_as_long_as_the_prefix(tmp_path):
     model, tokenizer = prefix_peft.wrap(tiny.build("llama"), P), word_tokenizer(tmp_path)
     assert initialize_kv_prefix_from_text(model, tokenizer, text="t9 t8 t7 t6 t5") == 0
     before = [p.clone() for p in tiny.prefix_parameters(model).values()]
-    with pytest.raises(ValueError, match="3 tokens cannot become the 5 virtual tokens of model.layers.0.self_attn"):
+    with pytest.raises(ValueError, match=r"3 tokens cannot become the 5 virtual tokens of model.layers.0.self_attn"):
         initialize_kv_prefix_from_text(model, tokenizer, text="t9 t8 t7")
     assert all(torch.equal(p, q) for p, q in zip(tiny.prefix_parameters(model).values(), before, strict=True))
     with pytest.raises(ValueError, match="has no tokens"):

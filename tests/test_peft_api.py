@@ -47,7 +47,7 @@ def test_wrap_infers_the_task_type(family):
 
 
 def test_wrap_refuses_a_wrapped_model(model):
-    with pytest.raises(ValueError, match="PeftModel already; add another prefix with model.add_adapter"):
+    with pytest.raises(ValueError, match=r"PeftModel already; add another prefix with model.add_adapter"):
         prefix_peft.wrap(model)
 
 

@@ -1,4 +1,4 @@
-"""The command line's training: a prefix that learns, runs that resume bit for bit, and errors before anything starts."""
+"""The command line's training: a prefix learns, runs resume bit for bit, errors come before anything starts."""
 
 import json
 import math
@@ -98,7 +98,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(more, folder, tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
     train(options(folder, tmp_path, save_steps=8))
-    with pytest.raises(ValueError, match=r"other arguments: learning_rate was 0.01, is now 0.5; seed was 42, is now 7"):
+    with pytest.raises(ValueError, match=r"other arguments: learning_rate was 0.03, is now 0.5; seed was 42, is now 7"):
         train(options(folder, tmp_path, learning_rate=0.5, seed=7, resume_from_checkpoint="last"))
     with pytest.raises(FileNotFoundError, match="nothing is no training checkpoint"):
         train(options(folder, tmp_path, resume_from_checkpoint=str(tmp_path / "nothing")))
@@ -180,8 +180,9 @@ def test_bf16_and_checkpointing_train(folder, tmp_path):
 def prefix(folder):
     """A prefix trained by the command itself."""
     output = folder / "prefix"
-    arguments = ["train", "--model", folder / "gpt2", "--train-file", folder / "data.jsonl", "--output-dir", output,
-                 "--num-virtual-tokens", 3, "--max-steps", 40, "--learning-rate", 0.03, "--separator", " =>"]  # fmt: skip
+    files = ["--model", folder / "gpt2", "--train-file", folder / "data.jsonl", "--output-dir", output]
+    arguments = ["train", *files, "--num-virtual-tokens", 3, "--max-steps", 40, "--learning-rate", 0.03]
+    arguments += ["--separator", " =>"]
     assert main([str(argument) for argument in arguments]) == 0
     return output
 

@@ -1,4 +1,4 @@
-"""Tiny random models of ten families, built from their configs alone; all sizes differ, so no transposition goes unseen."""
+"""Tiny random models of ten families, built from their configs; all sizes differ, so no transposition goes unseen."""
 
 from __future__ import annotations
 
@@ -12,14 +12,29 @@ VOCAB, PAD, BOS, EOS = 97, 0, 1, 2
 TOKENS = {"vocab_size": VOCAB, "pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS}
 # five query heads on one key/value head would be multi-query; these have six on two
 LLAMA_LIKE = TOKENS | {
-    "hidden_size": 42, "intermediate_size": 31, "num_hidden_layers": 3, "num_attention_heads": 6,
-    "num_key_value_heads": 2, "head_dim": 14, "max_position_embeddings": 128, "initializer_range": 0.15,
-}  # fmt: skip
+    "hidden_size": 42,
+    "intermediate_size": 31,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 14,
+    "max_position_embeddings": 128,
+    "initializer_range": 0.15,
+}
 BART_LIKE = TOKENS | {
-    "d_model": 44, "encoder_layers": 2, "decoder_layers": 3, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 29, "decoder_ffn_dim": 31, "max_position_embeddings": 128, "init_std": 0.15,
-    "decoder_start_token_id": BOS, "forced_eos_token_id": None, "forced_bos_token_id": None,
-}  # fmt: skip
+    "d_model": 44,
+    "encoder_layers": 2,
+    "decoder_layers": 3,
+    "encoder_attention_heads": 4,
+    "decoder_attention_heads": 4,
+    "encoder_ffn_dim": 29,
+    "decoder_ffn_dim": 31,
+    "max_position_embeddings": 128,
+    "init_std": 0.15,
+    "decoder_start_token_id": BOS,
+    "forced_eos_token_id": None,
+    "forced_bos_token_id": None,
+}
 
 CAUSAL: dict[str, Callable[[], PreTrainedModel]] = {
     "gpt2": lambda: tr.GPT2LMHeadModel(
@@ -43,7 +58,7 @@ CAUSAL: dict[str, Callable[[], PreTrainedModel]] = {
             max_position_embeddings=128,
             init_std=0.15,
             **TOKENS,
-        )  # fmt: skip
+        )
     ),
 }
 SEQ2SEQ: dict[str, Callable[[], PreTrainedModel]] = {
@@ -61,7 +76,7 @@ SEQ2SEQ: dict[str, Callable[[], PreTrainedModel]] = {
             initializer_factor=1.0,
             decoder_start_token_id=PAD,
             **TOKENS,
-        )  # fmt: skip
+        )
     ),
 }
 FAMILIES = CAUSAL | SEQ2SEQ

@@ -49,8 +49,8 @@ def attend_with_prefix(
     """
     if implementation not in SERVED:
         raise NotImplementedError(
-            f"{type(module).__name__} runs attn_implementation={implementation!r}, to which no prefix can be given yet. "
-            f"Load the model with attn_implementation= one of {list(SERVED)}."
+            f"{type(module).__name__} runs attn_implementation={implementation!r}, to which no prefix can be given "
+            f"yet; load the model with attn_implementation= one of {list(SERVED)}."
         )
     if kwargs.get("cache") is not None:
         raise NotImplementedError(

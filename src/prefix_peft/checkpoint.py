@@ -1,7 +1,7 @@
 """The release file: P and nothing else, read only when it fits.
 
-``adapter_model.safetensors`` holds, for each site, ``p_key`` (G, P, D_k) and ``p_value`` (G, P, D_v), and ``p_gate`` (G,)
-where the prefix has a gate. An MLP is folded into P before anything is written.
+``adapter_model.safetensors`` holds, for each site, ``p_key`` (G, P, D_k) and ``p_value`` (G, P, D_v), and ``p_gate``
+(G,) where the prefix has a gate. An MLP is folded into P before anything is written.
 """
 
 from __future__ import annotations
@@ -130,7 +130,8 @@ def _compare(found: Shapes, needed: Shapes, config: PrefixConfig, model_name: st
     if faults:
         more = f"\n  and {len(faults) - 8} more" if len(faults) > 8 else ""
         raise ValueError(
-            f"the prefix in the file was not made for this {model_name} ({len(found)} tensors found, {len(needed)} needed):"
+            f"the prefix in the file was not made for this {model_name} "
+            f"({len(found)} tensors found, {len(needed)} needed):"
             + "".join(f"\n  {fault}" for fault in faults[:8])
             + more
         )

@@ -168,7 +168,7 @@ class PrefixConfig(PeftConfig):
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write the ``adapter_config.json`` of a release: it describes the folded P that lies beside it.
 
-        PEFT has just written a model card there from its own template, which does not know that this method is a plugin.
+        PEFT has just written a model card there from its own template, which does not know that the method is a plugin.
         """
         super(PrefixConfig, self.released()).save_pretrained(save_directory, **kwargs)
         explain_loading(Path(save_directory), self.base_model_name_or_path, self.task_type)

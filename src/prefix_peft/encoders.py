@@ -30,6 +30,12 @@ class FlatEncoder(nn.Module):
         """P_K (G, P, D_k) and P_V (G, P, D_v)."""
         return self.p_key, self.p_value
 
+    @torch.no_grad()
+    def fill(self, keys: Tensor, values: Tensor) -> None:
+        """Become these keys (G, P, D_k) and values (G, P, D_v)."""
+        self.p_key.copy_(keys)
+        self.p_value.copy_(values)
+
 
 class Trunk(nn.Module):
     """What all sites share: P' (P, m), Linear, tanh. Returns (P, m)."""
@@ -63,6 +69,11 @@ class MLPEncoder(nn.Module):
         both = output[: self.length].unflatten(-1, (self.heads, sum(self.dims))).transpose(0, 1)
         p_key, p_value = both.split(self.dims, dim=-1)
         return p_key, p_value
+
+    @torch.no_grad()
+    def center(self, keys: Tensor, values: Tensor) -> None:
+        """Let the output vary about the mean over P of these keys (G, P, D_k) and values (G, P, D_v)."""
+        self.head.bias.copy_(torch.cat([keys, values], dim=-1).mean(dim=1).flatten())
 
     @property
     def shared_trunk(self) -> Trunk:

@@ -1,15 +1,16 @@
 """Frozen means frozen: while a prefix trains, the base model computes as it does in evaluation.
 
-The paper's code keeps the language model in eval mode; PEFT leaves its dropout on. Calling ``train()`` on a wrapped model
-means the prefix, so just before each forward pass the base's modules are put back into eval mode. Layers that checkpoint
-their activations do so only in training mode: they keep it outside, and lose it inside the function they checkpoint.
+The paper's code keeps the language model in eval mode; PEFT leaves its dropout on. Calling ``train()`` on a wrapped
+model means the prefix, so just before each forward pass the base's modules are put back into eval mode. Layers that
+checkpoint their activations do so only in training mode: they keep it outside, and lose it inside the function they
+checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
@@ -31,7 +32,7 @@ def release(model: nn.Module) -> None:
     for handle, hook in list(model._forward_pre_hooks.items()):
         if hook is _before_forward:
             del model._forward_pre_hooks[handle], model._forward_pre_hooks_with_kwargs[handle]
-    for module in model.modules():
+    for module in cast("Iterator[Any]", model.modules()):
         function = getattr(module, "_gradient_checkpointing_func", None)
         if isinstance(function, _Checkpoint):
             module._gradient_checkpointing_func = function.original
@@ -43,9 +44,9 @@ def _before_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     quiet = not any(config.base_dropout for config in _active_configs(model))
     for module in _base_modules(model):
         if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
-            function = module._gradient_checkpointing_func
+            function: Any = module._gradient_checkpointing_func
             original = function.original if isinstance(function, _Checkpoint) else function
-            module._gradient_checkpointing_func = _Checkpoint(original, module, quiet)
+            vars(module)["_gradient_checkpointing_func"] = _Checkpoint(original, module, quiet)
             # Models see to this themselves, but only in training mode
             kwargs = {**kwargs, "use_cache": False}
         elif quiet:

@@ -68,7 +68,7 @@ def install() -> None:
         name = "eager" if attend is default else attn_implementation
         return functools.partial(_at_the_door, attend, name)
 
-    get_interface.prefix_peft = True
+    get_interface.prefix_peft = True  # pyright: ignore[reportAttributeAccessIssue]
     AttentionInterface.get_interface = get_interface
 
 

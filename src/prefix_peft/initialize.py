@@ -2,25 +2,26 @@
 
 The model is asked where its positions come from. Learned positions (a table): the tokens take positions 0..P-1 and the
 text behind is shifted to P. Otherwise the tokens are run at positions -P..-1, where rotary attention sees them just to
-the left of a text that stays where it was. Relative biases that belong to a pair of tokens (T5) cannot be put into a key;
-there the prefix is a good start, not an exact copy.
+the left of a text that stays where it was. Relative biases that belong to a pair of tokens (T5) cannot be put into a
+key; there the prefix is a good start, not an exact copy.
 """
 
 from __future__ import annotations
 
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from peft import PeftModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .encoders import MLPEncoder
+from .encoders import FlatEncoder, MLPEncoder
 from .hook import Call, calling
 from .layer import PrefixLayer, prefix_layers
-from .sites import anatomy_of
+from .sites import anatomy_of, token_table
 
 if TYPE_CHECKING:
     from .config import PrefixConfig
@@ -43,8 +44,9 @@ def initialize_kv_prefix_from_tokens(
 ) -> float:
     """Make a prefix the activations of real tokens; from then on ``model(x)`` is ``base([tokens; x])`` read at x.
 
-    Exact for decoders with learned or rotary positions. Encoder sites take ``input_ids`` read by the encoder, cross sites
-    the encoder's states of ``input_ids``, decoder sites ``decoder_input_ids`` read by the decoder behind ``input_ids``.
+    Exact for decoders with learned or rotary positions. Encoder sites take ``input_ids`` read by the encoder, cross
+    sites the encoder's states of ``input_ids``, decoder sites ``decoder_input_ids`` read by the decoder behind
+    ``input_ids``.
 
     Args:
         model: a model with a prefix, wrapped by PEFT or by transformers' ``add_adapter``.
@@ -54,8 +56,8 @@ def initialize_kv_prefix_from_tokens(
         adapter_name: which prefix; the active one where left out.
 
     Returns:
-        What is left between the tokens' activations and the prefix, as a share of their norm: 0 for a flat prefix; for one
-        with ``prefix_projection`` what remains after fitting the MLP (the low-data recipe of the paper).
+        What is left between the tokens' activations and the prefix, as a share of their norm: 0 for a flat prefix; for
+        one with ``prefix_projection`` what remains after fitting the MLP (the low-data recipe of the paper).
 
     Raises:
         ValueError: not exactly ``num_virtual_tokens`` tokens, several rows, or an unknown adapter.
@@ -69,8 +71,9 @@ def initialize_kv_prefix_from_tokens(
     residual = _write(layers, name, read_activations(base, tokens, decoder_tokens))
     with torch.no_grad():
         for layer in layers:
-            if layer.prefix_kv_encoder[name].p_gate is not None:
-                layer.prefix_kv_encoder[name].p_gate.fill_(1.0)
+            gate = layer.encoder(name).p_gate
+            if gate is not None:
+                gate.fill_(1.0)
     if anatomy_of(base).position_tables and config.position_mode != "shift":
         from .model import place_positions
 
@@ -87,11 +90,11 @@ def initialize_kv_prefix_from_text(
     return initialize_kv_prefix_from_tokens(model, _words(tokenizer, text), adapter_name=adapter_name)
 
 
-def initialize_from_config(model: nn.Module, adapter_name: str, config: PrefixConfig) -> None:
+def initialize_from_config(model: PreTrainedModel, adapter_name: str, config: PrefixConfig) -> None:
     """Carry out ``init_text``: its words, repeated or cut to P, become the prefix; without it, random tokens do.
 
-    Real activations leave the model near its own loss, where random numbers would not: a key of noise takes its share of
-    every query's attention. Positions stay as configured.
+    Real activations leave the model near its own loss, where random numbers would not: a key of noise takes its share
+    of every query's attention. Positions stay as configured.
     """
     layers = _layers(model, adapter_name)
     on_meta = any(p.device.type == "meta" for layer in layers for p in layer.parameters())
@@ -103,12 +106,14 @@ def initialize_from_config(model: nn.Module, adapter_name: str, config: PrefixCo
         words = _ordinary_tokens(model)
     longest = max(layer.length_of(adapter_name) for layer in layers)
     read = read_activations(model, words[None, :longest], words[None, :longest])
-    activations = {
-        layer.site.name: tuple(_to_length(part, layer.length_of(adapter_name)) for part in read[layer.site.name])
-        for layer in layers
-    }
+    activations: KeysValues = {}
+    for layer in layers:
+        keys, values = read[layer.site.name]
+        length = layer.length_of(adapter_name)
+        activations[layer.site.name] = (_to_length(keys, length), _to_length(values, length))
     if config.prefix_projection and config.init_text is None:
-        _center(layers, adapter_name, activations)
+        for layer in layers:  # fitting an MLP to random tokens would be in vain; it is enough to start among them
+            cast("MLPEncoder", layer.encoder(adapter_name)).center(*activations[layer.site.name])
     else:
         _write(layers, adapter_name, activations)
 
@@ -123,25 +128,17 @@ def _to_length(activations: Tensor, length: int) -> Tensor:
     return copies
 
 
-def _ordinary_tokens(model: nn.Module) -> Tensor:
+def _ordinary_tokens(model: PreTrainedModel) -> Tensor:
     """Random tokens (RANDOM_TOKENS,), none of which has a part of its own (padding, images)."""
     special = {
         value for key, value in model.config.to_dict().items() if key.endswith(("token_id", "token_index", "token_ids"))
         for value in (value if isinstance(value, list) else [value])
     }  # fmt: skip
-    ordinary = [token for token in range(model.get_input_embeddings().weight.shape[0]) if token not in special]
+    ordinary = [token for token in range(token_table(model).shape[0]) if token not in special]
     return torch.tensor(ordinary)[torch.randint(len(ordinary), (RANDOM_TOKENS,))]
 
 
-def _center(layers: list[PrefixLayer], name: str, activations: KeysValues) -> None:
-    """Let the MLP's output vary about the mean of the activations; fitting it to random tokens would be in vain."""
-    with torch.no_grad():
-        for layer in layers:
-            mean = torch.cat(activations[layer.site.name], dim=-1).mean(dim=1)  # (G, D_k + D_v)
-            layer.prefix_kv_encoder[name].head.bias.copy_(mean.flatten())
-
-
-def read_activations(model: nn.Module, tokens: Tensor, decoder_tokens: Tensor) -> KeysValues:
+def read_activations(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> KeysValues:
     """The keys and values of ``tokens`` (1, P) at every site of the frozen ``model``, no prefix taking part."""
     anatomy = anatomy_of(model)
     names = {model.get_submodule(name): name for name in anatomy.sites}
@@ -163,8 +160,8 @@ def read_activations(model: nn.Module, tokens: Tensor, decoder_tokens: Tensor) -
     return seen
 
 
-def _inputs(model: nn.Module, tokens: Tensor, decoder_tokens: Tensor) -> dict[str, Any]:
-    device = model.get_input_embeddings().weight.device
+def _inputs(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> dict[str, Any]:
+    device = token_table(model).device
     known = inspect.signature(model.forward).parameters
     inputs: dict[str, Any] = {"input_ids": tokens.to(device)}
     if getattr(model.config, "is_encoder_decoder", False):
@@ -177,46 +174,49 @@ def _inputs(model: nn.Module, tokens: Tensor, decoder_tokens: Tensor) -> dict[st
 
 
 def _write(layers: list[PrefixLayer], name: str, activations: KeysValues) -> float:
-    if isinstance(layers[0].prefix_kv_encoder[name], MLPEncoder):
-        return _fit(layers, name, activations)
-    with torch.no_grad():
-        for layer in layers:
-            encoder = layer.prefix_kv_encoder[name]
-            p_key, p_value = activations[layer.site.name]
-            encoder.p_key.copy_(p_key)
-            encoder.p_value.copy_(p_value)
+    """Let the prefix be these activations, as far as its encoder can; returns the residual."""
+    encoders = [layer.encoder(name) for layer in layers]
+    targets = [activations[layer.site.name] for layer in layers]
+    projections = [encoder for encoder in encoders if isinstance(encoder, MLPEncoder)]
+    if projections:
+        return _fit(projections, targets)
+    for encoder, target in zip(encoders, targets, strict=True):
+        cast("FlatEncoder", encoder).fill(*target)
     return 0.0
 
 
-def _fit(layers: list[PrefixLayer], name: str, activations: KeysValues) -> float:
-    """Fit the MLP to the activations by Adam on the squared error; returns the relative residual."""
-    encoders = [layer.prefix_kv_encoder[name] for layer in layers]
-    targets = [torch.cat(activations[layer.site.name], dim=-1) for layer in layers]
+def _fit(encoders: list[MLPEncoder], targets: list[tuple[Tensor, Tensor]]) -> float:
+    """Fit the MLP by Adam; returns the root of the mean squared error, each site's keys and values scaled to norm 1."""
     parameters = [p for encoder in encoders for key, p in encoder.named_parameters() if key != "p_gate"]
+    frozen = [p for p in parameters if not p.requires_grad]
+    for parameter in frozen:
+        parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(parameters, lr=FIT_LEARNING_RATE)
-    norm = sum(float(target.square().sum()) for target in targets)
-    bar = tqdm(range(FIT_STEPS), desc="fitting the MLP to the tokens", unit="step", leave=False)
-    share = 1.0
-    for _ in bar:
-        with torch.enable_grad():
-            pairs = zip(encoders, targets, strict=True)
-            error = sum(
-                (torch.cat(encoder(), -1) - target.to(encoder.head.weight)).square().sum() for encoder, target in pairs
-            )
-            gradients = torch.autograd.grad(error / norm, parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        optimizer.step()
-        share = (float(error) / norm) ** 0.5
-        bar.set_postfix(residual=f"{share:.4f}")
+    residual = 1.0
+    with torch.enable_grad(), tqdm(range(FIT_STEPS), desc="fitting the MLP to the tokens", unit="step") as bar:
+        for _ in bar:
+            errors = [_error(encoder, target) for encoder, target in zip(encoders, targets, strict=True)]
+            error = torch.stack([part.cpu() for part in errors]).mean()
+            for parameter, gradient in zip(parameters, torch.autograd.grad(error, parameters), strict=True):
+                parameter.grad = gradient
+            optimizer.step()
+            residual = error.item() ** 0.5
+            bar.set_postfix(residual=f"{residual:.4f}")
     optimizer.zero_grad(set_to_none=True)
-    logger.info("The MLP of %r fits the tokens' activations up to %.2g of their norm.", name, share)
-    return share
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    logger.info("The MLP fits the tokens' activations up to %.2g of their norm.", residual)
+    return residual
 
 
-def _resolve(model: nn.Module, adapter_name: str | None) -> tuple[nn.Module, str]:
+def _error(encoder: MLPEncoder, target: tuple[Tensor, Tensor]) -> Tensor:
+    parts = zip(encoder(), target, strict=True)
+    return torch.stack([(ours - theirs).square().sum() / theirs.square().sum() for ours, theirs in parts]).mean()
+
+
+def _resolve(model: nn.Module, adapter_name: str | None) -> tuple[PreTrainedModel, str]:
     """The base model that carries the prefix layers, and the adapter's name."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base: Any = model.get_base_model() if isinstance(model, PeftModel) else model
     layers = prefix_layers(base)
     if not layers:
         raise ValueError(f"{type(base).__name__} carries no prefix; wrap it first: prefix_peft.wrap(model).")
@@ -227,7 +227,7 @@ def _resolve(model: nn.Module, adapter_name: str | None) -> tuple[nn.Module, str
     return base, name
 
 
-def _layers(base: nn.Module, name: str) -> list[PrefixLayer]:
+def _layers(base: PreTrainedModel, name: str) -> list[PrefixLayer]:
     return [layer for layer in prefix_layers(base) if name in layer.prefix_kv_encoder]
 
 
@@ -249,8 +249,9 @@ def _check_lengths(layers: list[PrefixLayer], name: str, tokens: Tensor, decoder
         given = decoder_tokens if layer.site.role == "decoder" else tokens
         if given.shape[1] != layer.length_of(name):
             raise ValueError(
-                f"{given.shape[1]} tokens cannot become the {layer.length_of(name)} virtual tokens of {layer.site.name}: "
-                "a prefix has exactly num_virtual_tokens of them. Choose another text, or another num_virtual_tokens."
+                f"{given.shape[1]} tokens cannot become the {layer.length_of(name)} virtual tokens of "
+                f"{layer.site.name}: a prefix has exactly num_virtual_tokens of them. Choose another text, or another "
+                "num_virtual_tokens."
             )
 
 
@@ -261,7 +262,7 @@ def _words(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
     return torch.tensor(ids)
 
 
-def _tokenizer(model: nn.Module, config: PrefixConfig) -> PreTrainedTokenizerBase:
+def _tokenizer(model: PreTrainedModel, config: PrefixConfig) -> PreTrainedTokenizerBase:
     source = config.tokenizer_name_or_path or getattr(model, "name_or_path", None)
     if not source:
         raise ValueError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
@@ -73,7 +73,7 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         return Prefix(key, value, torch.cat([_gate(part) for part in parts], dim=2))
 
     def _one(self, name: str) -> Prefix:
-        encoder = self.prefix_kv_encoder[name]
+        encoder = self.encoder(name)
         p_key, p_value = encoder()
         rate = self.config[name].prefix_dropout
         if rate and self.training:
@@ -102,6 +102,10 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         index = torch.tensor(order, device=key.device).repeat_interleave(batch_size // len(rows))
         visible = torch.arange(longest, device=key.device) < lengths[index, None]
         return Prefix(key[index], value[index], None if gate is None else gate[index], visible)
+
+    def encoder(self, name: str) -> Encoder:
+        """What holds this adapter's parameters at this site."""
+        return cast("Encoder", self.prefix_kv_encoder[name])
 
     def length_of(self, name: str) -> int:
         """P of this adapter at this site."""

@@ -6,10 +6,11 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
+from transformers import PreTrainedModel
 
 from . import frozen, positions
 from .checkpoint import check_fits, check_tensors, encoders_of, folded
@@ -22,18 +23,18 @@ from .sites import Anatomy, Site, anatomy_of
 
 
 class PrefixModel(BaseTuner):
-    """A frozen model with prefixes at its attention modules. PEFT builds it; its classmethods are PEFT's save and load."""
+    """A frozen model with prefixes at its attention modules. PEFT builds it; the classmethods are its save and load."""
 
     prefix = "prefix_kv_"
     tuner_layer_cls = PrefixLayer
     target_module_mapping: dict[str, list[str]] = {}
 
-    def inject_adapter(self, model: nn.Module, adapter_name: str, *args: Any, **kwargs: Any) -> None:
+    def inject_adapter(self, model: PreTrainedModel, adapter_name: str, *args: Any, **kwargs: Any) -> None:
         """Attach one more prefix. Whatever is refused is refused before the model changes."""
         try:
             _check_name(adapter_name)
             super().inject_adapter(model, adapter_name, *args, **kwargs)
-            config = self.peft_config[adapter_name]
+            config: Any = self.peft_config[adapter_name]
             initialize_from_config(model, adapter_name, config)
         except Exception:
             self.peft_config.pop(adapter_name, None)
@@ -45,7 +46,7 @@ class PrefixModel(BaseTuner):
     def _prepare_adapter_config(self, peft_config: PrefixConfig, model_config: dict) -> PrefixConfig:
         return peft_config  # nothing to look up: the sites are seen, not listed by model type
 
-    def _prepare_model(self, peft_config: PrefixConfig, model: nn.Module) -> None:
+    def _prepare_model(self, peft_config: PrefixConfig, model: PreTrainedModel) -> None:
         anatomy = anatomy_of(model)
         self._sites = choose_sites(peft_config, anatomy, type(model).__name__)
         self._matches = match_names(peft_config, anatomy)
@@ -65,10 +66,9 @@ class PrefixModel(BaseTuner):
         current_key: str,
         parameter_name: str | None = None,
     ) -> None:
-        layer = target._modules.get(CHILD)
-        if layer is None:
-            layer = PrefixLayer(target, self._sites[current_key])
-            target.add_module(CHILD, layer)
+        if CHILD not in target._modules:
+            target.add_module(CHILD, PrefixLayer(target, self._sites[current_key]))
+        layer = cast("PrefixLayer", target._modules[CHILD])
         layer.add(adapter_name, self._encoder(peft_config, self._sites[current_key]), peft_config)
 
     def _encoder(self, config: PrefixConfig, site: Site) -> FlatEncoder | MLPEncoder:
@@ -97,7 +97,7 @@ class PrefixModel(BaseTuner):
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
         for layer in prefix_layers(self.model):
-            if not layer.prefix_kv_encoder:
+            if not len(layer.prefix_kv_encoder):
                 del layer.get_base_layer()._modules[CHILD]
         place_positions(self.model)
         if not prefix_layers(self.model):
@@ -114,9 +114,10 @@ class PrefixModel(BaseTuner):
     def merge_and_unload(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Not possible: a prefix adds keys and values that every query weighs anew; no change of weights does that."""
         raise NotImplementedError(
-            "A prefix cannot be merged into the weights: it adds keys and values to the softmax of each attention layer, "
-            "which no fixed change of the weights reproduces. Keep the adapter (model.save_pretrained writes a few "
-            "kilobytes, and the prefix costs little at run time), or call model.unload() for the base model alone."
+            "A prefix cannot be merged into the weights: it adds keys and values to the softmax of each attention "
+            "layer, which no fixed change of the weights reproduces. Keep the adapter (model.save_pretrained "
+            "writes a few kilobytes, and the prefix costs little at run time), or call model.unload() for the base "
+            "model alone."
         )
 
     merge_adapter = merge_and_unload
@@ -129,11 +130,11 @@ class PrefixModel(BaseTuner):
     def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict):
         if any(isinstance(encoder, MLPEncoder) for _, encoder in encoders_of(model, adapter_name)):
             raise ValueError(
-                f"adapter {adapter_name!r} trains through an MLP (prefix_projection=True), and a release holds the folded "
-                "prefix, from which the MLP cannot be recovered. Load it as a new adapter, which trains flat, or continue "
-                "from a training checkpoint."
+                f"adapter {adapter_name!r} trains through an MLP (prefix_projection=True), and a release holds the "
+                "folded prefix, from which the MLP cannot be recovered. Load it as a new adapter, which trains flat, "
+                "or continue from a training checkpoint."
             )
-        check_tensors(state_dict, model, adapter_name, config)
+        check_tensors(state_dict, model, adapter_name, cast("PrefixConfig", config))
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
 
@@ -188,11 +189,11 @@ def _check_name(adapter_name: str) -> None:
         raise ValueError(f"{BASE!r} is the name of no adapter (in adapter_names); choose another name.")
 
 
-def place_positions(model: nn.Module) -> None:
+def place_positions(model: PreTrainedModel) -> None:
     """Let the learned position tables follow the prefixes that are attached now."""
     anatomy = anatomy_of(model)
     for role, table_name in anatomy.position_tables.items():
-        table = model.get_submodule(table_name)
+        table = cast("nn.Embedding", model.get_submodule(table_name))
         positions.restore_table(table)
         for layer in prefix_layers(model):
             shifts = any(config.position_mode == "shift" for config in layer.config.values())

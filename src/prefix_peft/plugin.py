@@ -1,8 +1,11 @@
 """The only file that touches PEFT's own tables.
 
-PEFT 0.21 has no entry point for methods that live outside it: ``PeftType`` is a closed enum. What its code asks of a type
-is that it hashes like its name and has ``.name`` and ``.value``, so a string with these two takes the enum's place.
+PEFT 0.21 has no entry point for methods that live outside it: ``PeftType`` is a closed enum. What its code asks of a
+type is that it hashes like its name and has ``.name`` and ``.value``; a string with these two takes the enum's place.
 """
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportPrivateImportUsage=false
+# (the types of another library's tables do not foresee what is written into them here)
 
 from __future__ import annotations
 
@@ -66,7 +69,7 @@ def _read_the_weights_header_with_the_config(config_class: type) -> None:
 
 
 def _accept_lists(tuner_class: type) -> None:
-    """Let ``PeftModel.set_adapter`` take a list for our tuner, as transformers' and the tuner's own ``set_adapter`` do."""
+    """Let ``PeftModel.set_adapter`` take a list for our tuner, as transformers' and the tuner's own do."""
     original = peft.peft_model.PeftModel.set_adapter
     if hasattr(original, "prefix_peft"):
         return

@@ -1,8 +1,8 @@
 """Where the text begins: with ``position_mode='shift'`` learned positions are counted from P on.
 
-A prefix made of real tokens took the first P positions; the text behind it must have the next ones. Rotary and relative
-positions need no shift, for a prefix can be computed at positions -P..-1 instead (see `initialize`). Learned ones sit in
-an embedding table, and the shift is made there: whichever way a model counts its positions, it looks them up.
+A prefix made of real tokens took the first P positions; the text behind it must have the next ones. Rotary and
+relative positions need no shift, for a prefix can be computed at positions -P..-1 instead (see `initialize`). Learned
+ones sit in an embedding table, and the shift is made there: however a model counts its positions, it looks them up.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .hook import current_call
 from .layer import PrefixLayer
 
 
-def shift_table(table: nn.Module, layer: PrefixLayer) -> None:
+def shift_table(table: nn.Embedding, layer: PrefixLayer) -> None:
     """Let ``table`` be read P rows later, for the P that ``layer``'s active adapters ask for at each call."""
     table.forward = partial(_shifted_forward, table, layer)
 
@@ -28,7 +28,7 @@ def restore_table(table: nn.Module) -> None:
     vars(table).pop("forward", None)
 
 
-def _shifted_forward(table: nn.Module, layer: PrefixLayer, *args: Any, **kwargs: Any) -> Tensor:
+def _shifted_forward(table: nn.Embedding, layer: PrefixLayer, *args: Any, **kwargs: Any) -> Tensor:
     forward = partial(type(table).forward, table)
     call = current_call()
     if call is not None and call.watcher is not None:

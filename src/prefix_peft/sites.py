@@ -11,11 +11,13 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
 ENCODER_TOKENS, DECODER_TOKENS = 3, 2  # different, so that the shapes of a call tell its role
 
@@ -39,10 +41,10 @@ class Anatomy:
     position_tables: dict[str, str]
 
 
-_seen: weakref.WeakKeyDictionary[nn.Module, Anatomy] = weakref.WeakKeyDictionary()
+_seen: weakref.WeakKeyDictionary[PreTrainedModel, Anatomy] = weakref.WeakKeyDictionary()
 
 
-def anatomy_of(model: nn.Module) -> Anatomy:
+def anatomy_of(model: PreTrainedModel) -> Anatomy:
     """Watch ``model`` read a few tokens, once; afterwards remember.
 
     Raises:
@@ -53,7 +55,7 @@ def anatomy_of(model: nn.Module) -> Anatomy:
     return _seen[model]
 
 
-def _watch(model: nn.Module) -> Anatomy:
+def _watch(model: PreTrainedModel) -> Anatomy:
     from .hook import Call, calling, install
 
     install()
@@ -88,10 +90,10 @@ def _role(queries: int, keys: int, encoder_decoder: bool, is_causal: bool) -> st
     return "cross" if keys == ENCODER_TOKENS else "decoder"
 
 
-def _tiny_inputs(model: nn.Module, encoder_decoder: bool) -> dict[str, object]:
+def _tiny_inputs(model: PreTrainedModel, encoder_decoder: bool) -> dict[str, object]:
     """A few equal tokens: enough to make every layer attend once."""
-    device = model.get_input_embeddings().weight.device
-    token = min(7, model.get_input_embeddings().weight.shape[0] - 1)
+    device = token_table(model).device
+    token = min(7, len(token_table(model)) - 1)
     source = ENCODER_TOKENS if encoder_decoder else DECODER_TOKENS
     inputs: dict[str, object] = {"input_ids": torch.full((1, source), token, device=device)}
     if encoder_decoder:
@@ -101,8 +103,13 @@ def _tiny_inputs(model: nn.Module, encoder_decoder: bool) -> dict[str, object]:
     return inputs
 
 
+def token_table(model: PreTrainedModel) -> Tensor:
+    """The input embeddings: how many tokens there are, and on which device they are read."""
+    return cast("nn.Embedding", model.get_input_embeddings()).weight
+
+
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
     """In eval mode and without gradients inside; modes and random state as they were afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()
@@ -115,7 +122,7 @@ def _undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 class _PositionWatch(TorchFunctionMode):
-    """Finds learned position tables: the embeddings that are asked for consecutive rows although all tokens are equal."""
+    """Finds learned position tables: embeddings that are asked for consecutive rows although all tokens are equal."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +136,7 @@ class _PositionWatch(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _check_complete(model: nn.Module, roles: set[str], encoder_decoder: bool) -> None:
+def _check_complete(model: PreTrainedModel, roles: set[str], encoder_decoder: bool) -> None:
     needed = {"encoder", "decoder"} if encoder_decoder else set()
     missing = sorted(needed - roles) if roles else ["any"]
     if not missing:

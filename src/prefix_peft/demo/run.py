@@ -1,4 +1,4 @@
-"""The demonstration: teach the embedded base model a kind of record it never saw, by a prefix, and look at the result."""
+"""The demonstration: teach the embedded base model a kind of record it never saw, by a prefix, and look at it."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
+from peft import PeftModel
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -43,7 +44,7 @@ def mean_loss(model: nn.Module, batches: Iterable[dict[str, Tensor]], is_encoder
 
 @torch.inference_mode()
 def generate_texts(
-    model: nn.Module,
+    model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     sources: Sequence[str],
     *,
@@ -55,7 +56,7 @@ def generate_texts(
     description: str = "generating",
 ) -> list[str]:
     """What ``model`` writes for each source, in their order, by beam search (greedy with one beam)."""
-    seq2seq = bool(model.config.is_encoder_decoder)
+    seq2seq = model.config.is_encoder_decoder
     if not seq2seq and max_source_length is None:
         max_source_length = max(tokenizer.model_max_length - max_new_tokens, 1)
     prompts = encode_prompts(

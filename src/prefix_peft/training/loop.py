@@ -176,15 +176,16 @@ class Run:
         """One optimizer step: the mean loss over all target tokens of the step, on all devices."""
         accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
         tokens = torch.stack([self._count(batch) for batch in group]).sum()
-        tokens = accelerator.reduce(tokens, reduction="sum")
-        rate = self.schedule.get_last_lr()[0]
+        tokens: Any = accelerator.reduce(tokens, reduction="sum")
+        rate = float(self.schedule.get_last_lr()[0])
         for last, batch in [(batch is group[-1], batch) for batch in group]:
             with nullcontext() if last else accelerator.no_sync(self.model):
                 with accelerator.autocast():
                     loss, _ = target_loss(self.model, batch, self.seq2seq)
                 accelerator.backward(loss * (accelerator.num_processes / tokens))
             total += loss.detach()
-        mean = float(accelerator.reduce(total, reduction="sum") / tokens)
+        summed: Any = accelerator.reduce(total, reduction="sum")
+        mean = float(summed / tokens)
         if not math.isfinite(mean):
             raise FloatingPointError(f"the loss is {mean} at step {self.progress.step + 1}; lower --learning-rate.")
         accelerator.clip_grad_norm_(self._trained(), self.arguments.max_grad_norm)
