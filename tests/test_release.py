@@ -46,6 +46,27 @@ def test_the_file_holds_exactly_p(family, form, tmp_path):
     assert again.peft_config["default"].prefix_projection is False
 
 
+@torch.no_grad()
+def test_a_release_in_half_precision_has_half_the_size_and_loads_in_float32(tmp_path):
+    model = saved(tmp_path / "half", release_dtype="bfloat16")
+    assert {tensor.dtype for tensor in load_file(tmp_path / "half" / WEIGHTS).values()} == {torch.bfloat16}
+    again = peft.PeftModel.from_pretrained(tiny.build("llama"), tmp_path / "half")
+    for name, p in tiny.prefix_parameters(again).items():
+        assert p.dtype == torch.float32
+        assert torch.equal(p, tiny.prefix_parameters(model)[name].bfloat16().float())
+
+
+@pytest.mark.parametrize("family", ["gpt2", "opt", "bart", "llama"])
+@torch.no_grad()
+def test_a_prefix_of_real_tokens_keeps_its_positions(family, tmp_path):
+    model = prefix_peft.wrap(tiny.build(family), 5).eval()
+    prefix_peft.initialize_kv_prefix_from_tokens(model, tiny.tokens(1, 5, seed=7))
+    model.save_pretrained(tmp_path)
+    again, given = peft.PeftModel.from_pretrained(tiny.build(family), tmp_path).eval(), tiny.inputs(family)
+    assert torch.equal(again(**given).logits, model(**given).logits)
+    assert again.peft_config["default"].position_mode == ("keep" if family == "llama" else "shift")
+
+
 def test_a_new_process_computes_the_same_bits(tmp_path):
     tiny.build("gpt2").save_pretrained(tmp_path / "base")
     base = tiny.tr.AutoModelForCausalLM.from_pretrained(tmp_path / "base")

@@ -98,7 +98,7 @@ def test_a_resumed_run_equals_the_uninterrupted_one(more, folder, tmp_path):
 
 def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
     train(options(folder, tmp_path, save_steps=8))
-    with pytest.raises(ValueError, match=r"other arguments: learning_rate was 0.03, is now 0.5; seed was 42, is now 7"):
+    with pytest.raises(ValueError, match=r"other arguments: learning_rate was 0.05, is now 0.5; seed was 42, is now 7"):
         train(options(folder, tmp_path, learning_rate=0.5, seed=7, resume_from_checkpoint="last"))
     with pytest.raises(FileNotFoundError, match="nothing is no training checkpoint"):
         train(options(folder, tmp_path, resume_from_checkpoint=str(tmp_path / "nothing")))
@@ -194,6 +194,17 @@ def test_the_train_command_writes_everything(prefix):
     body = card.split("\n---\n", 1)[1].strip()
     assert body.startswith("This is a trained prefix of `gpt2`") and "| parameters | 528 |" in body
     assert "data.jsonl, 10 pairs" in body and str(prefix.parent) not in card
+
+
+def test_the_train_command_resumes(folder, tmp_path, capsys):
+    files = ["--model", folder / "gpt2", "--train-file", folder / "data.jsonl", "--output-dir", tmp_path]
+    argv = ["train", *files, "--num-virtual-tokens", "3", "--max-steps", "6", "--save-steps", "4"]
+    argv = [str(argument) for argument in argv]
+    assert main(argv) == 0
+    before = released(tmp_path)
+    (tmp_path / "adapter_model.safetensors").unlink()
+    assert main([*argv, "--resume-from-checkpoint"]) == 0
+    assert "4/6" in capsys.readouterr().out and equal(released(tmp_path), before)
 
 
 def test_generate_and_evaluate(folder, prefix, tmp_path, capsys):

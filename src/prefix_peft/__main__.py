@@ -89,6 +89,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     kind, run = COMMANDS[argv[0]]
     parser = HfArgumentParser(kind, prog=f"prefix-peft {argv[0]}", description=kind.__doc__)
+    for action in parser._actions:
+        if action.dest == "resume_from_checkpoint":
+            action.nargs, action.const = "?", "last"
     try:
         (arguments,) = parser.parse_args_into_dataclasses(argv[1:])
         run(arguments)

@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft.utils.other import EMBEDDING_LAYER_NAMES, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
@@ -27,8 +28,10 @@ if TYPE_CHECKING:
 Shapes = dict[str, tuple[int, ...]]
 
 
-def folded(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
-    """P of every site, computed from ``state_dict`` alone (which may have been gathered from several processes)."""
+def folded(
+    model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor], dtype: torch.dtype = torch.float32
+) -> dict[str, Tensor]:
+    """P of every site in ``dtype``, from ``state_dict`` alone (which may have been gathered from several processes)."""
     tensors: dict[str, Tensor] = {}
     trunk: dict[str, Tensor] = {}
     for path, encoder in encoders_of(model, adapter_name):
@@ -38,7 +41,7 @@ def folded(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor]) -
             hidden = functional_call(encoder.shared_trunk, trunk)
             own["p_key"], own["p_value"] = encoder.split(hidden @ own["head.weight"].T + own["head.bias"])
         names = [name for name in ("p_key", "p_value", "p_gate") if name in own]
-        tensors |= {f"{path}.{name}": own[name].detach().contiguous() for name in names}
+        tensors |= {f"{path}.{name}": own[name].detach().to(dtype).contiguous() for name in names}
     return tensors
 
 

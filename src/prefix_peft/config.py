@@ -15,6 +15,7 @@ from .plugin import PREFIX_KV
 
 ROLES = ("encoder", "decoder", "cross")
 POSITION_MODES = ("keep", "shift")
+DTYPES = ("float32", "bfloat16", "float16")
 # What describes how a prefix is trained, not what it is: a release holds P alone, so these return to their defaults.
 TRAINING_FIELDS = ("prefix_projection", "encoder_hidden_size", "prefix_dropout", "init_text", "tokenizer_name_or_path")
 
@@ -90,6 +91,9 @@ class PrefixConfig(PeftConfig):
             "help": "'keep': text has the positions it had without a prefix. 'shift': learned positions begin at P."
         },
     )
+    release_dtype: str = field(
+        default="float32", metadata={"help": "In which precision a release is written: float32, bfloat16 or float16."}
+    )
     base_dropout: bool = field(
         default=False,
         metadata={"help": "Leave the frozen model's own dropout on while training; the paper's code has it off."},
@@ -110,6 +114,8 @@ class PrefixConfig(PeftConfig):
             raise ValueError(f"prefix_dropout must be at least 0 and below 1, got {self.prefix_dropout}.")
         if self.position_mode not in POSITION_MODES:
             raise ValueError(f"unknown position_mode {self.position_mode!r}; choose from {list(POSITION_MODES)}.")
+        if self.release_dtype not in DTYPES:
+            raise ValueError(f"unknown release_dtype {self.release_dtype!r}; choose from {list(DTYPES)}.")
         if self.position_mode == "shift" and self.num_virtual_tokens_pattern:
             raise ValueError(
                 "position_mode='shift' moves the text by one number of tokens, but num_virtual_tokens_pattern asks for "

@@ -201,7 +201,7 @@ def _fit(encoders: list[MLPEncoder], targets: list[tuple[Tensor, Tensor]]) -> fl
                 parameter.grad = gradient
             optimizer.step()
             residual = error.item() ** 0.5
-            bar.set_postfix(residual=f"{residual:.4f}")
+            bar.set_postfix(residual=f"{residual:.4f}", refresh=False)
     optimizer.zero_grad(set_to_none=True)
     for parameter in frozen:
         parameter.requires_grad_(False)

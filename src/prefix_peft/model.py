@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn, cast
 
+import torch
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 from transformers import PreTrainedModel
@@ -124,7 +125,7 @@ class PrefixModel(BaseTuner):
 
     @classmethod
     def _get_adapter_state_dict(cls, model, config, adapter_name, state_dict, unwanted_adapter_names):
-        return folded(model, adapter_name, state_dict)
+        return folded(model, adapter_name, state_dict, getattr(torch, config.release_dtype))
 
     @classmethod
     def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict):

@@ -1,7 +1,7 @@
 """Pretraining of the demo's base model: a small GPT-2 that can word a record, and much else it was not asked for.
 
 Run as `python -m prefix_peft.demo.pretrain --output-dir DIR`. Time, not steps, is the budget, because the text is
-endless: the learning rate follows a warm-up and a cosine over the minutes given.
+endless: the learning rate follows a warm-up and a cosine over the minutes given. Needs torch 2.9 or newer, for Muon.
 """
 
 import argparse
@@ -58,8 +58,8 @@ def look_one_back(model: GPT2LMHeadModel) -> None:
     """Start two heads of the first layer as "the token before this one", which copying is built on.
 
     Positions start as sinusoids, so one step back is a rotation that the query of a head can be given. Found by chance,
-    such heads take most of a short pretraining; given, the heads that copy grow on them within minutes. Embeddings start
-    larger than GPT-2's, lest what training adds to the tokens drown the positions.
+    such heads take most of a short pretraining; given, the heads that copy grow on them within minutes. Embeddings
+    start larger than GPT-2's, lest what training adds to the tokens drown the positions.
     """
     half, size = WIDTH // 2, WIDTH // HEADS
     speeds = 1.5 * torch.exp(-math.log(1e4) * torch.arange(half) / half)

@@ -196,8 +196,8 @@ class Run:
         seconds = time.monotonic() - started
         speed = int(tokens) / max(seconds - self.progress.seconds, 1e-9)
         self.progress.seconds = seconds
+        bar.set_postfix(loss=f"{mean:.3f}", lr=f"{rate:.1e}", tokens_per_second=f"{speed:.0f}", refresh=False)
         bar.update()
-        bar.set_postfix(loss=f"{mean:.3f}", lr=f"{rate:.1e}", tokens_per_second=f"{speed:.0f}")
         if self.progress.step % self.arguments.logging_steps == 0 or self.progress.step == self.steps:
             self.progress.log.append({"step": self.progress.step, "loss": mean, "learning_rate": rate})
 
