@@ -76,8 +76,8 @@ def test_every_idiom_is_spoken_in_the_task():
 
 
 def test_pretraining_records_are_followed_by_many_kinds_of_continuation(pretraining):
-    told = [line.split(f"{ARROW} ")[1] for line in pretraining.splitlines() if ARROW in line]
+    told = [line.split(f"{ARROW} ")[1] for line in pretraining.splitlines() if line.startswith("name : ")]
     openings = ("Question: ", "Of ", "News: ", '"Have you', "Facts: ")
     shares = [sum(text.startswith(opening) for text in told) / len(told) for opening in openings]
     assert min(shares) > 0.05
-    assert sum(shares) < 0.75  # what remains is wordings and records in another order
+    assert sum(shares) < 0.7  # what remains is wordings and records in another order

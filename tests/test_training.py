@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from itertools import islice
 
 import pytest
 import tiny
@@ -129,9 +130,14 @@ def test_grouping_by_length_pads_less_and_loses_nothing(folder, tmp_path):
     for grouped in (False, True):
         trained = train(options(folder, tmp_path, max_steps=1))
         run = Run(
-            options(folder, tmp_path, group_by_length=grouped, per_device_train_batch_size=4), Accelerator(),
+            options(folder, tmp_path, group_by_length=grouped, per_device_train_batch_size=4, max_steps=200),
+            Accelerator(),
             trained.model, trained.tokenizer, pairs, None,
         )  # fmt: skip
+        epochs = [[batch["input_ids"].shape for (batch,) in islice(run._groups_of_batches(), 51)]]
+        run.progress.step = 51
+        epochs += [[batch["input_ids"].shape for (batch,) in islice(run._groups_of_batches(), 51)]]
+        assert epochs[0] != epochs[1], "each epoch has an order of its own"
         order = run._order(torch.Generator().manual_seed(1))
         assert sorted(order) == list(range(203))
         assert order != run._order(torch.Generator().manual_seed(2))

@@ -10,13 +10,13 @@ from .values import named, number, one_of, person, year
 
 Record = dict[str, str]
 
-_NAME = named("Head, Rock, Ness, Skerry")
+_NAME = named("Hill, Ridge, Horn, Peak")
 _ATTRIBUTES = {
     "tower": number(12, 70, "metres"),
     "lit": year,
     "beam": one_of("white, red, green, golden, blue"),
     "flash": number(3, 40, "seconds"),
-    "guards": named("Bay, Sound, Strait, Harbour"),
+    "guards": named("Bay, Sea, Harbour"),
     "keeper": person,
 }
 _OPTIONAL = ("tower", "beam", "flash", "keeper")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -43,7 +44,7 @@ def train_tokenizer(seed: int) -> PreTrainedTokenizerFast:
 
 def build_model(tokenizer: PreTrainedTokenizerFast) -> GPT2LMHeadModel:
     """No dropout: the text is endless, so nothing can be overfitted."""
-    end = tokenizer.eos_token_id
+    end: Any = tokenizer.eos_token_id
     config = GPT2Config(
         vocab_size=len(tokenizer), n_positions=CONTEXT, n_embd=WIDTH, n_layer=LAYERS, n_head=HEADS,
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, bos_token_id=end, eos_token_id=end,
@@ -61,14 +62,15 @@ def look_one_back(model: GPT2LMHeadModel) -> None:
     such heads take most of a short pretraining; given, the heads that copy grow on them within minutes. Embeddings
     start larger than GPT-2's, lest what training adds to the tokens drown the positions.
     """
+    transformer: Any = model.transformer
     half, size = WIDTH // 2, WIDTH // HEADS
     speeds = 1.5 * torch.exp(-math.log(1e4) * torch.arange(half) / half)
     angles = torch.arange(CONTEXT)[:, None] * speeds
-    model.transformer.wte.weight.mul_(5)
-    model.transformer.wpe.weight.copy_(0.2 * torch.cat((angles.sin(), angles.cos()), dim=1))
+    transformer.wte.weight.mul_(5)
+    transformer.wpe.weight.copy_(0.2 * torch.cat((angles.sin(), angles.cos()), dim=1))
     pairs = torch.arange(size // 2)
     sine, cosine = pairs, half + pairs
-    weight = model.transformer.h[0].attn.c_attn.weight
+    weight = transformer.h[0].attn.c_attn.weight
     for head in range(2):
         first, second = head * size + pairs, head * size + size // 2 + pairs
         weight[sine, first] = weight[cosine, second] = ONE_BACK * speeds[pairs].cos()

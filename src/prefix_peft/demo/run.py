@@ -16,7 +16,7 @@ from ..training.scoring import Scores, score_records
 from ..training.tasks import read_jsonl
 from .records import pairs
 
-BASE = Path(__file__).parent / "base"
+BASE = Path(__file__).parent / "prefix-peft-demo-base"
 SEPARATOR = " =>"  # what stands between a record and what is said of it in the base's pretraining text
 SHOWN = 8
 

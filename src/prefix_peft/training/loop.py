@@ -194,7 +194,8 @@ class Run:
         self.optimizer.zero_grad()
         self.progress.step += 1
         seconds = time.monotonic() - started
-        speed = int(tokens) / max(seconds - self.progress.seconds, 1e-9)
+        seen = sum(int(batch["attention_mask"].sum()) for batch in group) * accelerator.num_processes
+        speed = seen / max(seconds - self.progress.seconds, 1e-9)
         self.progress.seconds = seconds
         bar.set_postfix(loss=f"{mean:.3f}", lr=f"{rate:.1e}", tokens_per_second=f"{speed:.0f}", refresh=False)
         bar.update()
