@@ -12,7 +12,9 @@ def test_a_short_demo(tmp_path, capsys, monkeypatch):
     assert run.main(["--output-dir", str(tmp_path), "--max-steps", "12", "--num-virtual-tokens", "4"]) == 0
     out = capsys.readouterr().out
     assert "training the prefix: 100%" in out
-    assert [len(re.findall(rf"^ *{row} ", out, re.M)) for row in ("record", "no prefix", "prefix", "reference")] == [8] * 4
+    assert [len(re.findall(rf"^ *{row} ", out, re.M)) for row in ("record", "no prefix", "prefix", "reference")] == [
+        8
+    ] * 4
     rows = dict(re.findall(r"^\| (\S.*?) +\| .*?\| (\S*).* \|$", out, re.M))
     numbers = sum(tensor.numel() for tensor in load_file(tmp_path / "adapter_model.safetensors").values())
     assert rows["trained parameters"] == f"{numbers:,}"

@@ -73,8 +73,7 @@ def test_cross_prefix_is_more_encoder_states(family):
     expected = base(encoder_outputs=(states,), decoder_input_ids=y).logits
     model = prefix_peft.wrap(tiny.build(family), P, sites=["cross"])
     initialize_kv_prefix_from_tokens(model, c)
-    # the tokens never stood before the decoder's text, which therefore stays where it is
-    model.peft_config["default"].position_mode = "keep"
+    assert model.peft_config["default"].position_mode == "keep", "the tokens never stood before the decoder's text"
     torch.testing.assert_close(model.eval()(input_ids=e, decoder_input_ids=y).logits, expected, **EXACT)
 
 
@@ -127,6 +126,38 @@ def test_real_words_by_config(tmp_path, gate):
         assert not torch.equal(p[:, 3:], q[:, :2]), "copies must be able to part"
     gates = [p for name, p in tiny.prefix_parameters(model).items() if name.endswith("p_gate")]
     assert (len(gates) == 3 and not any(p.any() for p in gates)) if gate else not gates
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"init_text": "words"}, r"init_text='words' needs a tokenizer, and this LlamaForCausalLM was not loaded"),
+        ({"init_text": "words", "tokenizer_name_or_path": "/no/where"}, "no/where"),
+    ],
+)
+def test_a_start_that_cannot_be_made_leaves_the_model_as_it_was(options, message):
+    base = tiny.build("llama")
+    names = [name for name, _ in base.named_modules()]
+    with pytest.raises((ValueError, OSError), match=message):
+        prefix_peft.wrap(base, P, **options)
+    assert [name for name, _ in base.named_modules()] == names and not hasattr(base, "peft_config")
+    model = prefix_peft.wrap(base, P)
+    with pytest.raises((ValueError, OSError), match=message):
+        model.add_adapter("second", prefix_peft.PrefixConfig(task_type="CAUSAL_LM", **options))
+    assert list(model.peft_config) == ["default"] and not any("second" in name for name, _ in model.named_modules())
+
+
+def test_a_start_that_fails_leaves_the_model_as_it_was(monkeypatch):
+    base = tiny.build("llama")
+    names = [name for name, _ in base.named_modules()]
+
+    def fail(*_):
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(prefix_peft.initialize, "read_activations", fail)
+    with pytest.raises(MemoryError):
+        prefix_peft.wrap(base, P)
+    assert [name for name, _ in base.named_modules()] == names
 
 
 def of_tokens_of_length(family, ids):

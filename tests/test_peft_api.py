@@ -212,6 +212,18 @@ def test_lora_and_a_prefix_on_one_model_through_transformers():
     assert torch.equal(logits(base.eval()), with_lora)
 
 
+def test_status_reports(model):
+    assert model.get_model_status().trainable_params == 504
+    assert {layer.module_type for layer in model.get_layer_status()} == {"PrefixLayer"}
+
+
+def test_a_loaded_config_can_start_another_model(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    peft.PeftModel.from_pretrained(tiny.build("llama"), tmp_path)
+    config = peft.PeftConfig.from_pretrained(tmp_path)
+    assert config.file_shapes is not None and len(config.file_shapes) == 6
+
+
 def test_copies_and_pickles_are_independent(model):
     expected = logits(model)
     for again in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):

@@ -21,7 +21,7 @@ def test_grouped_heads_are_seen(family):
 
 def test_encoder_decoder_and_cross_attention_are_told_apart():
     assert shapes("bart") == [("encoder", 4, 11, 11)] * 2 + [("decoder", 4, 11, 11), ("cross", 4, 11, 11)] * 3
-    assert shapes("t5") == [("encoder", 4, 13, 13)] * 2 + [("decoder", 4, 13, 13), ("cross", 4, 13, 13)] * 3
+    assert shapes("t5") == [("encoder", 4, 13, 13)] * 3 + [("decoder", 4, 13, 13), ("cross", 4, 13, 13)] * 3
 
 
 @pytest.mark.parametrize(
@@ -36,6 +36,21 @@ def test_encoder_decoder_and_cross_attention_are_told_apart():
 )
 def test_learned_position_tables_are_found(family, tables):
     assert anatomy_of(tiny.build(family)).position_tables == tables
+
+
+def test_encoders_alone_have_encoder_sites_and_tables():
+    sizes = {"hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 13}
+    bert = tr.BertForSequenceClassification(tr.BertConfig(vocab_size=53, **sizes))
+    anatomy = anatomy_of(bert)
+    assert [(site.role, site.key_dim) for site in anatomy.sites.values()] == [("encoder", 11)] * 2
+    assert anatomy.position_tables == {"encoder": "bert.embeddings.position_embeddings"}
+    model = prefix_peft.wrap(bert, 3, position_mode="shift").eval()
+    assert model.peft_config["default"].task_type == "SEQ_CLS"
+    ids = tiny.tokens(1, 4) % 53
+    shifted = model(ids).logits
+    model.peft_config["default"].position_mode = "keep"
+    own = torch.arange(3, 7)[None]
+    torch.testing.assert_close(model(ids, position_ids=own).logits, shifted)
 
 
 def test_watching_changes_nothing():

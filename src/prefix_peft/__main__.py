@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         (arguments,) = parser.parse_args_into_dataclasses(argv[1:])
         run(arguments)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, FloatingPointError, NotImplementedError, ImportError) as error:
         print(f"prefix-peft {argv[0]}: {error}", file=sys.stderr)
         return 2
     return 0

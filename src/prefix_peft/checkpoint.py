@@ -105,6 +105,7 @@ def check_fits(config: PrefixConfig, sites: dict[str, Site], model: nn.Module) -
         if config.gate:
             needed[f"{path}.p_gate"] = (heads,)
     _compare(found, needed, config, type(model).__name__)
+    config.file_shapes = None  # checked once; the same config may serve another model that is trained anew
 
 
 def check_tensors(state_dict: dict[str, Tensor], model: nn.Module, adapter_name: str, config: PrefixConfig) -> None:

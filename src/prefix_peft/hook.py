@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any
 
 from torch import Tensor, nn
@@ -36,19 +37,25 @@ _CALL: ContextVar[Call | None] = ContextVar("prefix_peft_call", default=None)
 # How many calls with something special are open in any thread. While there is none, attention need not ask the context
 # variable, which torch.compile cannot trace; the number itself it can, and guards on.
 _open_calls = 0
+_counting = Lock()
 
 
 @contextmanager
 def calling(call: Call) -> Iterator[None]:
     """Everything that attends inside the ``with`` block, in this thread or task, belongs to ``call``."""
-    global _open_calls
     token = _CALL.set(call)
-    _open_calls += 1
+    _count_open(1)
     try:
         yield
     finally:
-        _open_calls -= 1
+        _count_open(-1)
         _CALL.reset(token)
+
+
+def _count_open(change: int) -> None:
+    global _open_calls
+    with _counting:
+        _open_calls += change
 
 
 def current_call() -> Call | None:

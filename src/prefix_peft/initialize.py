@@ -74,7 +74,8 @@ def initialize_kv_prefix_from_tokens(
             gate = layer.encoder(name).p_gate
             if gate is not None:
                 gate.fill_(1.0)
-    if anatomy_of(base).position_tables and config.position_mode != "shift":
+    learned = {layer.site.role for layer in layers} & anatomy_of(base).position_tables.keys()
+    if learned and config.position_mode != "shift":
         from .model import place_positions
 
         logger.info("position_mode of %r is now 'shift': the tokens of the prefix took the first positions.", name)
@@ -90,22 +91,31 @@ def initialize_kv_prefix_from_text(
     return initialize_kv_prefix_from_tokens(model, _words(tokenizer, text), adapter_name=adapter_name)
 
 
-def initialize_from_config(model: PreTrainedModel, adapter_name: str, config: PrefixConfig) -> None:
-    """Carry out ``init_text``: its words, repeated or cut to P, become the prefix; without it, random tokens do.
+def starting_tokens(model: PreTrainedModel, config: PrefixConfig) -> Tensor | None:
+    """The tokens (N,) among which a new prefix starts: ``init_text``, else random ones; None where a file fills it.
+
+    Raises:
+        ValueError: ``init_text`` without a tokenizer to read it, or without a token.
+    """
+    if config.inference_mode:
+        return None
+    if config.init_text is not None:
+        return _words(_tokenizer(model, config), config.init_text)
+    return _ordinary_tokens(model)
+
+
+def start(model: PreTrainedModel, adapter_name: str, tokens: Tensor | None) -> None:
+    """Let a new prefix be the activations of ``tokens``, repeated or cut to P. Positions stay as configured.
 
     Real activations leave the model near its own loss, where random numbers would not: a key of noise takes its share
-    of every query's attention. Positions stay as configured.
+    of every query's attention.
     """
     layers = _layers(model, adapter_name)
-    on_meta = any(p.device.type == "meta" for layer in layers for p in layer.parameters())
-    if config.inference_mode or on_meta:
-        return  # a file fills it
-    if config.init_text is not None:
-        words = _words(_tokenizer(model, config), config.init_text)
-    else:
-        words = _ordinary_tokens(model)
+    if tokens is None or any(p.device.type == "meta" for layer in layers for p in layer.parameters()):
+        return
+    config = layers[0].config[adapter_name]
     longest = max(layer.length_of(adapter_name) for layer in layers)
-    read = read_activations(model, words[None, :longest], words[None, :longest])
+    read = read_activations(model, tokens[None, :longest], tokens[None, :longest])
     activations: KeysValues = {}
     for layer in layers:
         keys, values = read[layer.site.name]
@@ -166,7 +176,7 @@ def _inputs(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> d
     inputs: dict[str, Any] = {"input_ids": tokens.to(device)}
     if getattr(model.config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = decoder_tokens.to(device)
-    elif "position_ids" in known and "decoder" not in anatomy_of(model).position_tables:
+    elif "position_ids" in known and not anatomy_of(model).position_tables:
         inputs["position_ids"] = torch.arange(-tokens.shape[1], 0, device=device)[None]
     if "use_cache" in known:
         inputs["use_cache"] = False

@@ -18,7 +18,7 @@ from .checkpoint import check_fits, check_tensors, encoders_of, folded
 from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder, Trunk
 from .hook import CHILD, Call, calling, install
-from .initialize import initialize_from_config
+from .initialize import start, starting_tokens
 from .layer import BASE, PrefixLayer, prefix_layers
 from .sites import Anatomy, Site, anatomy_of
 
@@ -31,14 +31,14 @@ class PrefixModel(BaseTuner):
     target_module_mapping: dict[str, list[str]] = {}
 
     def inject_adapter(self, model: PreTrainedModel, adapter_name: str, *args: Any, **kwargs: Any) -> None:
-        """Attach one more prefix. Whatever is refused is refused before the model changes."""
+        """Attach one more prefix. What is refused is refused before the model changes; what fails leaves no trace."""
         try:
             _check_name(adapter_name)
             super().inject_adapter(model, adapter_name, *args, **kwargs)
-            config: Any = self.peft_config[adapter_name]
-            initialize_from_config(model, adapter_name, config)
+            start(model, adapter_name, self._tokens)
         except Exception:
             self.peft_config.pop(adapter_name, None)
+            _detach(model, adapter_name)
             raise
         install()
         frozen.keep_frozen(model)
@@ -49,9 +49,10 @@ class PrefixModel(BaseTuner):
 
     def _prepare_model(self, peft_config: PrefixConfig, model: PreTrainedModel) -> None:
         anatomy = anatomy_of(model)
-        self._sites = choose_sites(peft_config, anatomy, type(model).__name__)
         self._matches = match_names(peft_config, anatomy)
+        self._sites = choose_sites(peft_config, anatomy, self._matches, type(model).__name__)
         check_fits(peft_config, self._sites, model)
+        self._tokens = starting_tokens(model, peft_config)
         self._trunks: list[Trunk] = []  # a list, so that it is not registered here as well as at the first site
 
     def _check_target_module_exists(self, peft_config: PrefixConfig, key: str) -> bool:
@@ -97,9 +98,7 @@ class PrefixModel(BaseTuner):
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
-        for layer in prefix_layers(self.model):
-            if not len(layer.prefix_kv_encoder):
-                del layer.get_base_layer()._modules[CHILD]
+        _detach(self.model, adapter_name)
         place_positions(self.model)
         if not prefix_layers(self.model):
             frozen.release(self.model)
@@ -139,8 +138,8 @@ class PrefixModel(BaseTuner):
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
 
-def choose_sites(config: PrefixConfig, anatomy: Anatomy, model_name: str) -> dict[str, Site]:
-    """The sites that ``config`` asks for.
+def choose_sites(config: PrefixConfig, anatomy: Anatomy, matches: dict[str, Any], model_name: str) -> dict[str, Site]:
+    """The sites that ``config`` asks for; ``matches`` are the answers of `match_names`.
 
     Raises:
         ValueError: a role that the model does not have, a layer or module that nothing matches, or no site left.
@@ -149,7 +148,7 @@ def choose_sites(config: PrefixConfig, anatomy: Anatomy, model_name: str) -> dic
     unknown = [role for role in config.sites or () if role not in roles]
     if unknown:
         raise ValueError(f"sites={config.sites} asks for {unknown}; {model_name} has {sorted(roles)}.")
-    chosen = {name: anatomy.sites[name] for name, match in match_names(config, anatomy).items() if match}
+    chosen = {name: anatomy.sites[name] for name, match in matches.items() if match}
     if not chosen:
         raise ValueError(
             f"No attention module of {model_name} matches target_modules={config.target_modules}, "
@@ -183,6 +182,15 @@ def match_names(config: PrefixConfig, anatomy: Anatomy) -> dict[str, Any]:
 def _shortened(names: Iterable[str], most: int = 6) -> str:
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _detach(model: nn.Module, adapter_name: str) -> None:
+    """Take one adapter off its layers, and layers that hold no other off their attention modules."""
+    for layer in prefix_layers(model):
+        if adapter_name in layer.config:
+            del layer.prefix_kv_encoder[adapter_name], layer.config[adapter_name]
+        if not len(layer.prefix_kv_encoder):
+            del layer.get_base_layer()._modules[CHILD]
 
 
 def _check_name(adapter_name: str) -> None:

@@ -74,8 +74,9 @@ def _watch(model: PreTrainedModel) -> Anatomy:
         model(**_tiny_inputs(model, encoder_decoder))
     _check_complete(model, {site.role for site in sites.values()}, encoder_decoder)
     weights = {id(parameter): name.rpartition(".")[0] for name, parameter in model.named_parameters()}
+    only = None if encoder_decoder else next(iter(sites.values())).role
     tables = {
-        "decoder" if length == DECODER_TOKENS else "encoder": weights[table]
+        only or ("encoder" if length == ENCODER_TOKENS else "decoder"): weights[table]
         for length, table in positions.tables.items()
         if table in weights
     }

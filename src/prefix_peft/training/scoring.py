@@ -51,6 +51,7 @@ def evaluate(arguments: EvaluateArguments) -> Evaluation:
     else:
         records = read_jsonl(str(arguments.data_file))
     records = records[: arguments.max_samples]
+    signatures = metrics.signatures([record.references for record in records])  # first: it needs sacrebleu
     model, tokenizer = load_prefix(arguments.model, arguments.adapter)
     separator = recall_separator(arguments.adapter, arguments.separator)
     scores, generations = {}, {}
@@ -61,7 +62,6 @@ def evaluate(arguments: EvaluateArguments) -> Evaluation:
                 max_new_tokens=arguments.max_new_tokens, max_source_length=arguments.max_source_length,
                 batch_size=arguments.per_device_eval_batch_size, description=f"generating, {system}",
             )  # fmt: skip
-    signatures = metrics.signatures([record.references for record in records])
     return Evaluation(arguments, scores, generations, records, signatures)
 
 
