@@ -124,7 +124,7 @@ class PrefixModel(BaseTuner):
 
     @classmethod
     def _get_adapter_state_dict(cls, model, config, adapter_name, state_dict, unwanted_adapter_names):
-        return folded(model, adapter_name, state_dict, getattr(torch, config.release_dtype))
+        return folded(model, adapter_name, state_dict, getattr(torch, cast("PrefixConfig", config).release_dtype))
 
     @classmethod
     def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict):

@@ -10,8 +10,9 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ..training.arguments import TrainArguments
-from ..training.loop import Trained, released_parameters, train, write_results
+from ..training.loop import train
 from ..training.report import markdown_table, plot_learning_curve
+from ..training.results import Trained, released_parameters, write_results
 from ..training.scoring import Scores, score_records
 from ..training.tasks import read_jsonl
 from .records import pairs

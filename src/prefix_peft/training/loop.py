@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -17,34 +15,23 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from peft import PeftModel, get_peft_model_state_dict
+from peft import PeftModel
 from torch import Tensor
 from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
-from ..card import Facts, write_card
 from ..wrap import wrap
 from .arguments import TrainArguments
 from .batches import EncodedPairs, collate, encode_pairs, padding_id
 from .checkpoints import Progress, last_checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import mean_loss, target_loss
-from .models import load_base, remember_prompt
+from .models import load_base
+from .results import Trained, write_results
 from .tasks import load_task, read_jsonl, training_pairs
 
-LOG_FILE = "training_log.json"
 LENGTH_WINDOW = 50  # steps whose pairs are sorted together
 GATE_LEARNING_RATE = 5e-2  # a gate is one number a head that has to travel from 0 to about 1
-
-
-@dataclass
-class Trained:
-    """What a run leaves: the model with its prefix, the tokenizer, and what happened on the way."""
-
-    model: PeftModel
-    tokenizer: PreTrainedTokenizerBase
-    progress: Progress
-    pairs: int  # examples trained on
 
 
 def train(arguments: TrainArguments) -> Trained:
@@ -58,6 +45,7 @@ def train(arguments: TrainArguments) -> Trained:
     set_seed(arguments.seed)
     base, tokenizer = load_base(arguments.model)
     pairs, validation = _load_data(arguments, tokenizer, base.config.is_encoder_decoder)
+    Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)  # what cannot be written to is said now
     model = wrap(
         base, arguments.num_virtual_tokens, prefix_projection=arguments.prefix_projection,
         encoder_hidden_size=arguments.encoder_hidden_size, prefix_dropout=arguments.prefix_dropout,
@@ -244,35 +232,3 @@ def _load_data(
         if encoded is not None and encoded.truncated:
             print(f"{encoded.truncated} of {len(encoded)} {name} pairs are longer than the model reads and were cut.")
     return pairs, validation
-
-
-def write_results(arguments: TrainArguments, trained: Trained, metrics: Mapping[str, float] | None = None) -> None:
-    """Write release, model card and log to ``output_dir``; ``metrics`` are scores that a later evaluation found."""
-    output, model, progress = Path(arguments.output_dir), trained.model, trained.progress
-    model.save_pretrained(str(output))
-    remember_prompt(output, arguments.separator)
-    losses = [entry["validation_loss"] for entry in progress.log if "validation_loss" in entry]
-    shown = ("prefix_projection", "init_text", "gate", "learning_rate", "seed", "mixed_precision")
-    facts = Facts(
-        base_model=_public_name(arguments.model),
-        task_type=model.peft_config["default"].task_type,
-        parameters=released_parameters(model),
-        num_virtual_tokens=arguments.num_virtual_tokens,
-        data=f"{arguments.task or Path(str(arguments.train_file)).name}, {trained.pairs:,} pairs",
-        training={"steps": progress.step, "seconds": round(progress.seconds)}
-        | {key: value for key, value in asdict(arguments).items() if key in shown and value not in (None, False)},
-        metrics=({"validation loss before": losses[0], "validation loss after": losses[-1]} if losses else {})
-        | dict(metrics or {}),
-    )
-    write_card(output, facts)
-    (output / LOG_FILE).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
-
-
-def _public_name(model: str) -> str:
-    """A Hub id as it is; of a directory only its name, for where it lies is nobody's business."""
-    return Path(model).name if Path(model).is_dir() else model
-
-
-def released_parameters(model: PeftModel) -> int:
-    """How many numbers the release holds."""
-    return sum(tensor.numel() for tensor in get_peft_model_state_dict(model, save_embedding_layers=False).values())

@@ -1,0 +1,60 @@
+"""What a run leaves behind: the release, its card, and the log."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from peft import PeftModel, get_peft_model_state_dict
+from transformers import PreTrainedTokenizerBase
+
+from ..card import Facts, write_card
+from .arguments import TrainArguments
+from .checkpoints import Progress
+from .models import remember_prompt
+
+LOG_FILE = "training_log.json"
+
+
+@dataclass
+class Trained:
+    """The model with its prefix, the tokenizer, and what happened on the way."""
+
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    progress: Progress
+    pairs: int  # examples trained on
+
+
+def write_results(arguments: TrainArguments, trained: Trained, metrics: Mapping[str, float] | None = None) -> None:
+    """Write release, model card and log to ``output_dir``; ``metrics`` are scores that a later evaluation found."""
+    output, model, progress = Path(arguments.output_dir), trained.model, trained.progress
+    model.save_pretrained(str(output))
+    remember_prompt(output, arguments.separator)
+    losses = [entry["validation_loss"] for entry in progress.log if "validation_loss" in entry]
+    shown = ("prefix_projection", "init_text", "gate", "learning_rate", "seed", "mixed_precision")
+    facts = Facts(
+        base_model=_public_name(arguments.model),
+        task_type=model.peft_config["default"].task_type,
+        parameters=released_parameters(model),
+        num_virtual_tokens=arguments.num_virtual_tokens,
+        data=f"{arguments.task or Path(str(arguments.train_file)).name}, {trained.pairs:,} pairs",
+        training={"steps": progress.step, "seconds": round(progress.seconds)}
+        | {key: value for key, value in asdict(arguments).items() if key in shown and value not in (None, False)},
+        metrics=({"validation loss before": losses[0], "validation loss after": losses[-1]} if losses else {})
+        | dict(metrics or {}),
+    )
+    write_card(output, facts)
+    (output / LOG_FILE).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
+
+
+def _public_name(model: str) -> str:
+    """A Hub id as it is; of a directory only its name, for where it lies is nobody's business."""
+    return Path(model).name if Path(model).is_dir() else model
+
+
+def released_parameters(model: PeftModel) -> int:
+    """How many numbers the release holds."""
+    return sum(tensor.numel() for tensor in get_peft_model_state_dict(model, save_embedding_layers=False).values())
