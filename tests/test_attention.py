@@ -9,10 +9,11 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from prefix_peft.attention import Prefix, attend_with_prefix
+from prefix_peft.attention import AttentionCall, Prefix, attend_with_prefix
 
 B, H, G, P, T, S, D = 2, 6, 2, 3, 4, 5, 7
 FUNCTIONS = {"eager": eager_attention_forward, "sdpa": sdpa_attention_forward}
+OTHERS = {"flex_attention": flex_attention_forward, "flash_attention_2": None}
 
 
 class Attention(nn.Module):
@@ -38,8 +39,10 @@ def prefix(rows: int = 1, gate: torch.Tensor | None = None, visible: torch.Tenso
 
 def call(implementation, qkv, mask, prefix, **kwargs):
     options = {"scaling": D**-0.5, "dropout": 0.0} | kwargs
-    function = FUNCTIONS[implementation]
-    return attend_with_prefix(function, implementation, Attention().eval(), *qkv, mask, prefix, **options)[0]
+    attention = AttentionCall(
+        (FUNCTIONS | OTHERS)[implementation], implementation, Attention().eval(), *qkv, mask, options
+    )
+    return attend_with_prefix(attention, prefix)[0]
 
 
 def expected(qkv, allowed, prefix, gate=None, bias=None):
@@ -136,14 +139,12 @@ def test_flex_attention_with_a_block_mask(qkv, rows):
     mask = create_block_mask(lambda b, h, q, k: k <= q + S - T, B, None, T, S, device="cpu")
     ours = prefix(rows, visible=visible)
     with torch.no_grad():
-        out = attend_with_prefix(
-            flex_attention_forward, "flex_attention", Attention().eval(), *qkv, mask, ours, scaling=D**-0.5
-        )[0]
+        out = call("flex_attention", qkv, mask, ours)
     torch.testing.assert_close(out, expected(qkv, causal(), ours))
 
 
 def test_functions_that_cannot_be_served_are_refused_by_name(qkv):
     with pytest.raises(NotImplementedError, match="Attention runs attn_implementation='flash_attention_2'"):
-        attend_with_prefix(sdpa_attention_forward, "flash_attention_2", Attention(), *qkv, None, prefix())
+        call("flash_attention_2", qkv, None, prefix())
     with pytest.raises(NotImplementedError, match="continuous batching"):
-        attend_with_prefix(sdpa_attention_forward, "sdpa", Attention(), *qkv, None, prefix(), cache=object())
+        call("sdpa", qkv, None, prefix(), cache=object())

@@ -8,7 +8,8 @@ import pytest
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
 import prefix_peft
-from prefix_peft.plugin import PREFIX_KV, register
+from prefix_peft.config import PREFIX_KV
+from prefix_peft.plugin import register
 
 
 def run(script):

@@ -19,7 +19,7 @@ def several(family):
     model.add_adapter("gated", PrefixConfig(num_virtual_tokens=4, gate=True, task_type=task))
     if family == "gpt2":
         model.peft_config["long"].position_mode = "shift"
-        prefix_peft.model.place_positions(model.get_base_model())
+        prefix_peft.positions.place(model.get_base_model())
     return tiny.fill(model).eval()
 
 

@@ -28,76 +28,63 @@ class Prefix(NamedTuple):
     visible: Tensor | None = None  # (B, P): False where a row's prefix is shorter than P, None for all True
 
 
-def attend_with_prefix(
-    attend: Attend,
-    implementation: str,
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Any,
-    prefix: Prefix,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
-    """Attention of ``query`` (B, H, T, D_k) over the prefix and over ``key``, ``value`` (B, G, S, D), as one softmax.
+class AttentionCall(NamedTuple):
+    """What an attention module hands to the attention function of transformers that it was told to use."""
 
-    ``attend`` is the model's own attention function, so that its sinks, softcap, position bias and dropout hold for the
-    prefix too. Returns (B, T, H, D_v) and the attention weights where ``attend`` gives them.
+    attend: Attend
+    implementation: str  # 'eager', 'sdpa', 'flex_attention'
+    module: nn.Module
+    query: Tensor  # (B, H, T, D_k)
+    key: Tensor  # (B, G, S, D_k)
+    value: Tensor  # (B, G, S, D_v)
+    mask: Any  # None, boolean or additive (B or 1, H or 1, T, S), or a BlockMask
+    options: dict[str, Any]  # scaling, dropout, sinks, softcap, ...
+
+    def run(self) -> tuple[Tensor, Tensor | None]:
+        """(B, T, H, D_v), and the attention weights where the function gives them."""
+        return self.attend(self.module, self.query, self.key, self.value, self.mask, **self.options)
+
+
+def attend_with_prefix(call: AttentionCall, prefix: Prefix) -> tuple[Tensor, Tensor | None]:
+    """Attention over the prefix and over the sequence, as one softmax; returns what ``call.run()`` returns.
+
+    It is the model's own function that attends, so its sinks, softcap and dropout hold for the prefix too.
 
     Raises:
         NotImplementedError: an attention function, or a paged cache, to which no prefix can be given yet.
     """
-    if implementation not in SERVED:
+    if call.implementation not in SERVED:
         raise NotImplementedError(
-            f"{type(module).__name__} runs attn_implementation={implementation!r}, to which no prefix can be given "
-            f"yet; load the model with attn_implementation= one of {list(SERVED)}."
+            f"{type(call.module).__name__} runs attn_implementation={call.implementation!r}, to which no prefix can be "
+            f"given yet; load the model with attn_implementation= one of {list(SERVED)}."
         )
-    if kwargs.get("cache") is not None:
+    if call.options.get("cache") is not None:
         raise NotImplementedError(
             "continuous batching keeps its keys in a paged cache, to which no prefix can be given yet; use generate()."
         )
-    if prefix.gate is None:
-        return joined(attend, implementation, module, query, key, value, mask, prefix, **kwargs)
-    return gated(attend, implementation, module, query, key, value, mask, prefix, **kwargs)
+    return joined(call, prefix) if prefix.gate is None else gated(call, prefix)
 
 
-def joined(
-    attend: Attend,
-    implementation: str,
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Any,
-    prefix: Prefix,
-    position_bias: Tensor | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
+def joined(call: AttentionCall, prefix: Prefix) -> tuple[Tensor, Tensor | None]:
     """K <- [P_K; K], V <- [P_V; V], and a mask that shows the prefix to every query."""
-    batch = query.shape[0]
-    if mask is None and implementation == "sdpa":
-        mask = _implied_mask(module, query, key, kwargs.get("is_causal"), prefix.visible is not None)
+    batch, _, queries, _ = call.query.shape
+    mask, options = call.mask, call.options
+    if mask is None and call.implementation == "sdpa":
+        mask = _implied_mask(call, prefix.visible is not None)
     elif mask is None and prefix.visible is not None:
-        mask = query.new_zeros(batch, 1, query.shape[2], key.shape[2])
-    mask = _widen(mask, prefix, batch, query.shape[2], key.shape[2])
-    if position_bias is not None:
-        kwargs["position_bias"] = F.pad(position_bias, (prefix.key.shape[2], 0))
-    key = torch.cat([prefix.key.to(key.dtype).expand(batch, -1, -1, -1), key], dim=2)
-    value = torch.cat([prefix.value.to(value.dtype).expand(batch, -1, -1, -1), value], dim=2)
-    return attend(module, query, key, value, mask, **kwargs)
+        mask = call.query.new_zeros(batch, 1, queries, call.key.shape[2])
+    if options.get("position_bias") is not None:
+        options = options | {"position_bias": F.pad(options["position_bias"], (prefix.key.shape[2], 0))}
+    p_key, p_value = (p.to(call.key.dtype).expand(batch, -1, -1, -1) for p in (prefix.key, prefix.value))
+    return call._replace(
+        key=torch.cat([p_key, call.key], dim=2),
+        value=torch.cat([p_value, call.value], dim=2),
+        mask=_widen(mask, prefix, batch, queries, call.key.shape[2]),
+        options=options,
+    ).run()
 
 
-def gated(
-    attend: Attend,
-    implementation: str,
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Any,
-    prefix: Prefix,
-    **kwargs: Any,
-) -> tuple[Tensor, Tensor | None]:
+def gated(call: AttentionCall, prefix: Prefix) -> tuple[Tensor, Tensor | None]:
     """Attention in which virtual token j counts with weight g_j: exactly the model's own at g = 0, `joined` at g = 1.
 
     With Z, N the softmax's denominator and numerator over the sequence, and z_j = exp(q . k_j) over the prefix,
@@ -109,27 +96,27 @@ def gated(
     prefix and 0 at the sequence; what comes back is u = sum g z v, m = sum |g| z and l = sum z, each over Z + sum z.
     """
     assert prefix.gate is not None
-    base, weights = attend(module, query, key, value, mask, **kwargs)
+    base, weights = call.run()
     gate = prefix.gate.unsqueeze(-1)
     columns = torch.cat([gate * prefix.value, gate.abs(), torch.ones_like(gate)], dim=-1)
-    nothing = value.new_zeros(*value.shape[:3], columns.shape[-1])
-    shares = prefix._replace(value=columns)
-    mixed, _ = joined(attend, implementation, module, query, key, nothing, mask, shares, **kwargs)
+    nothing = call.value.new_zeros(*call.value.shape[:3], columns.shape[-1])
+    mixed, _ = joined(call._replace(value=nothing), prefix._replace(value=columns))
     own = base.float()
-    u, m, ell = mixed.float().split([value.shape[-1], 1, 1], dim=-1)
+    u, m, ell = mixed.float().split([call.value.shape[-1], 1, 1], dim=-1)
     rest = (1 - ell + m).clamp_min(torch.finfo(own.dtype).eps)  # 0 only for queries that see nothing but a shut prefix
     return (own + (u - m * own) / rest).to(base.dtype), weights
 
 
-def _implied_mask(module: nn.Module, query: Tensor, key: Tensor, is_causal: bool | None, needed: bool) -> Tensor | None:
+def _implied_mask(call: AttentionCall, needed: bool) -> Tensor | None:
     """The mask that sdpa means by None: everything, or causal from the top left (query t sees keys 0..t).
 
     The latter has to be written out before keys are put to the left, or sdpa would count the prefix as the first of the
     text; the former only where one is ``needed`` to hide a part of the prefix.
     """
-    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
-    queries, keys = query.shape[2], key.shape[2]
-    everything = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=query.device)
+    causal = call.options.get("is_causal")
+    causal = getattr(call.module, "is_causal", True) if causal is None else causal
+    queries, keys = call.query.shape[2], call.key.shape[2]
+    everything = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=call.query.device)
     if queries == 1 or not causal:
         return everything if needed else None
     return everything.tril()

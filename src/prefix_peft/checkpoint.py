@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
@@ -18,14 +18,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .config import PrefixConfig, Shapes
 from .encoders import MLPEncoder
 from .layer import PrefixLayer
 from .sites import Site
-
-if TYPE_CHECKING:
-    from .config import PrefixConfig
-
-Shapes = dict[str, tuple[int, ...]]
 
 
 def folded(

@@ -10,14 +10,32 @@ from typing import Any
 from peft import PeftConfig
 
 from .card import explain_loading
-from .checkpoint import Shapes
-from .plugin import PREFIX_KV
+
+Shapes = dict[str, tuple[int, ...]]  # of tensors, by name
 
 ROLES = ("encoder", "decoder", "cross")
 POSITION_MODES = ("keep", "shift")
 DTYPES = ("float32", "bfloat16", "float16")
 # What describes how a prefix is trained, not what it is: a release holds P alone, so these return to their defaults.
 TRAINING_FIELDS = ("prefix_projection", "encoder_hidden_size", "prefix_dropout", "init_text", "tokenizer_name_or_path")
+
+
+class _PeftTypeName(str):
+    """A ``PeftType`` that is not a member of the enum, which is closed.
+
+    What PEFT and transformers ask of a type is that it hashes like its name and has ``.name`` and ``.value``.
+    """
+
+    @property
+    def name(self) -> str:
+        return str(self)
+
+    @property
+    def value(self) -> str:
+        return str(self)
+
+
+PREFIX_KV = _PeftTypeName("PREFIX_KV")
 
 
 @dataclass

@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
-from .attention import Attend, attend_with_prefix
+from .attention import Attend, AttentionCall, attend_with_prefix
 
 CHILD = "prefix_kv"  # the name under which a PrefixLayer hangs on its attention module
 
@@ -87,18 +87,17 @@ def _at_the_door(
     key: Tensor,
     value: Tensor,
     attention_mask: Any = None,
-    **kwargs: Any,
+    **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """What an attention module calls: ``attend`` itself, or ``attend`` with the module's prefix to the left."""
+    attention = AttentionCall(attend, implementation, module, query, key, value, attention_mask, options)
     call = current_call()
     if call is not None and call.watcher is not None:
-        if not call.watcher(module, query, key, value):
-            return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
-        return attend(module, query, key, value, attention_mask, **kwargs)
+        if call.watcher(module, query, key, value):
+            return attention.run()
+        return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
     layer = module._modules.get(CHILD)
     if layer is None or layer.disable_adapters:
-        return attend(module, query, key, value, attention_mask, **kwargs)
+        return attention.run()
     prefix = layer(query.shape[0], None if call is None else call.rows)
-    if prefix is None:
-        return attend(module, query, key, value, attention_mask, **kwargs)
-    return attend_with_prefix(attend, implementation, module, query, key, value, attention_mask, prefix, **kwargs)
+    return attention.run() if prefix is None else attend_with_prefix(attention, prefix)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import logging
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from peft import PeftModel
@@ -18,13 +18,12 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from . import positions
+from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder
 from .hook import Call, calling
 from .layer import PrefixLayer, prefix_layers
 from .sites import anatomy_of, token_table
-
-if TYPE_CHECKING:
-    from .config import PrefixConfig
 
 logger = logging.getLogger(__name__)
 
@@ -76,11 +75,9 @@ def initialize_kv_prefix_from_tokens(
                 gate.fill_(1.0)
     learned = {layer.site.role for layer in layers} & anatomy_of(base).position_tables.keys()
     if learned and config.position_mode != "shift":
-        from .model import place_positions
-
         logger.info("position_mode of %r is now 'shift': the tokens of the prefix took the first positions.", name)
         config.position_mode = "shift"
-        place_positions(base)
+        positions.place(base)
     return residual
 
 

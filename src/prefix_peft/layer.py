@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -11,11 +11,9 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from .attention import Prefix
+from .config import PrefixConfig
 from .encoders import Encoder
 from .sites import Site
-
-if TYPE_CHECKING:
-    from .config import PrefixConfig
 
 BASE = "__base__"  # PEFT's name for "no adapter" in adapter_names
 

@@ -42,7 +42,7 @@ class PrefixModel(BaseTuner):
             raise
         install()
         frozen.keep_frozen(model)
-        place_positions(model)
+        positions.place(model)
 
     def _prepare_adapter_config(self, peft_config: PrefixConfig, model_config: dict) -> PrefixConfig:
         return peft_config  # nothing to look up: the sites are seen, not listed by model type
@@ -99,7 +99,7 @@ class PrefixModel(BaseTuner):
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
         _detach(self.model, adapter_name)
-        place_positions(self.model)
+        positions.place(self.model)
         if not prefix_layers(self.model):
             frozen.release(self.model)
 
@@ -107,7 +107,7 @@ class PrefixModel(BaseTuner):
         """The base model, without any trace of a prefix."""
         for layer in prefix_layers(self.model):
             del layer.get_base_layer()._modules[CHILD]
-        place_positions(self.model)
+        positions.place(self.model)
         frozen.release(self.model)
         return super().unload()
 
@@ -196,16 +196,3 @@ def _detach(model: nn.Module, adapter_name: str) -> None:
 def _check_name(adapter_name: str) -> None:
     if adapter_name == BASE:
         raise ValueError(f"{BASE!r} is the name of no adapter (in adapter_names); choose another name.")
-
-
-def place_positions(model: PreTrainedModel) -> None:
-    """Let the learned position tables follow the prefixes that are attached now."""
-    anatomy = anatomy_of(model)
-    for role, table_name in anatomy.position_tables.items():
-        table = cast("nn.Embedding", model.get_submodule(table_name))
-        positions.restore_table(table)
-        for layer in prefix_layers(model):
-            shifts = any(config.position_mode == "shift" for config in layer.config.values())
-            if shifts and anatomy.sites[layer.site.name].role == role:
-                positions.shift_table(table, layer)
-                break

@@ -1,7 +1,7 @@
 """The only file that touches PEFT's own tables.
 
-PEFT 0.21 has no entry point for methods that live outside it: ``PeftType`` is a closed enum. What its code asks of a
-type is that it hashes like its name and has ``.name`` and ``.value``; a string with these two takes the enum's place.
+PEFT 0.21 has no entry point for methods that live outside it, so this one is written into its tables under a type of
+its own. Three of PEFT's functions are wrapped as well, each for what is said there; for other methods they do what they did.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportPrivateImportUsage=false
@@ -20,21 +20,7 @@ from peft.config import PeftConfigMixin
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
 from .checkpoint import read_shapes
-
-
-class _PeftTypeName(str):
-    """A ``PeftType`` that is not a member of the enum."""
-
-    @property
-    def name(self) -> str:
-        return str(self)
-
-    @property
-    def value(self) -> str:
-        return str(self)
-
-
-PREFIX_KV = _PeftTypeName("PREFIX_KV")
+from .config import PREFIX_KV
 
 
 def register(config_class: type, tuner_class: type) -> None:

@@ -8,24 +8,29 @@ ones sit in an embedding table, and the shift is made there: however a model cou
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from transformers import PreTrainedModel
 
 from .hook import current_call
-from .layer import PrefixLayer
+from .layer import PrefixLayer, prefix_layers
+from .sites import anatomy_of
 
 
-def shift_table(table: nn.Embedding, layer: PrefixLayer) -> None:
-    """Let ``table`` be read P rows later, for the P that ``layer``'s active adapters ask for at each call."""
-    table.forward = partial(_shifted_forward, table, layer)
-
-
-def restore_table(table: nn.Module) -> None:
-    """Undo `shift_table`."""
-    vars(table).pop("forward", None)
+def place(model: PreTrainedModel) -> None:
+    """Let the learned position tables of ``model`` follow the prefixes that are attached now."""
+    anatomy = anatomy_of(model)
+    for role, table_name in anatomy.position_tables.items():
+        table = cast("nn.Embedding", model.get_submodule(table_name))
+        vars(table).pop("forward", None)
+        for layer in prefix_layers(model):
+            shifts = any(config.position_mode == "shift" for config in layer.config.values())
+            if shifts and layer.site.role == role:
+                table.forward = partial(_shifted_forward, table, layer)
+                break
 
 
 def _shifted_forward(table: nn.Embedding, layer: PrefixLayer, *args: Any, **kwargs: Any) -> Tensor:
