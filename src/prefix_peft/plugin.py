@@ -1,7 +1,7 @@
 """The only file that touches PEFT's own tables.
 
 PEFT 0.21 has no entry point for methods that live outside it, so this one is written into its tables under a type of
-its own. Three of PEFT's functions are wrapped as well, each for what is said there; for other methods they do what they did.
+its own. Three of PEFT's functions are wrapped as well, each for what is said there; other methods notice nothing.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportPrivateImportUsage=false
