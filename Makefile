@@ -7,7 +7,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint install clean
+.PHONY: demo test check lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m prefix_peft demo --output-dir runs/demo
@@ -15,11 +15,13 @@ demo: $(VENV)/.demo
 test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
-check: lint test
+check: lint types test
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+
+types: $(VENV)/.dev
 	$(BIN)/pyright
 
 # An extra holds all that the ones before it hold, so each is installed once.

@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = TrainArguments(
         model=str(BASE), train_file=str(files["train"]), validation_file=str(files["validation"]),
         output_dir=str(options.output_dir), separator=SEPARATOR, num_virtual_tokens=options.num_virtual_tokens,
-        max_steps=options.max_steps, per_device_train_batch_size=16, eval_steps=50, seed=options.seed,
+        max_steps=options.max_steps, learning_rate=0.2, per_device_train_batch_size=16, eval_steps=50, seed=options.seed,
     )  # fmt: skip
     trained = train(arguments)
     scores = show(trained, files["test"], options.output_dir, time.monotonic() - started)
@@ -64,7 +64,7 @@ def show(trained: Trained, test_file: Path, output_dir: Path, seconds: float) ->
     for system in ("without prefix", "with prefix"):
         with trained.model.disable_adapter() if system == "without prefix" else nullcontext():
             scores[system], texts[system] = score_records(
-                trained.model, trained.tokenizer, records, separator=SEPARATOR, max_new_tokens=64, batch_size=32,
+                trained.model, trained.tokenizer, records, separator=SEPARATOR, max_new_tokens=80, batch_size=32,
                 description=f"test texts {system}",
             )  # fmt: skip
     print()

@@ -45,7 +45,7 @@ class TrainArguments(DataArguments):
     prefix_dropout: float = _option(0.0, "Dropout on the prefix while training.")
     gate: bool = _option(False, "Start exactly at the base model: a gate on the prefix's mass, from 0.")
     init_text: str | None = _option(None, "Start from the activations of these words. Default: random tokens.")
-    learning_rate: float | None = _option(None, "Default: 5e-2 for a flat prefix, 1e-3 with --prefix-projection.")
+    learning_rate: float | None = _option(None, "Default: 1e-1 for a flat prefix, 1e-3 with --prefix-projection.")
     num_train_epochs: float = _option(3.0, "How often each pair is seen.")
     max_steps: int = _option(-1, "Optimizer steps; takes the place of --num-train-epochs where positive.")
     per_device_train_batch_size: int = _option(8, "Pairs in one forward pass.")
@@ -77,7 +77,7 @@ class TrainArguments(DataArguments):
         if self.max_steps <= 0 and self.num_train_epochs <= 0:
             raise ValueError(f"nothing to train: max_steps={self.max_steps}, num_train_epochs={self.num_train_epochs}.")
         if self.learning_rate is None:
-            self.learning_rate = 1e-3 if self.prefix_projection else 5e-2
+            self.learning_rate = 1e-3 if self.prefix_projection else 1e-1
 
 
 @dataclass
