@@ -161,6 +161,24 @@ def test_a_file_for_another_model_is_refused(tmp_path):
         peft.PeftModel.from_pretrained(tiny.build("llama"), tmp_path)
 
 
+def test_a_base_of_the_same_shapes_but_other_weights_is_refused(tmp_path):
+    saved(tmp_path)
+    for load in (peft.PeftModel.from_pretrained, lambda base, path: base.load_adapter(str(path))):
+        other = tiny.build("llama", seed=1)
+        with pytest.raises(ValueError, match=r"another base model than this LlamaForCausalLM: .* differ by \d{3}%"):
+            load(other, tmp_path)
+        assert not any("prefix" in name for name, _ in other.named_modules())
+    config = peft.PeftConfig.from_pretrained(tmp_path)
+    config.base_fingerprint = None
+    assert peft.PeftModel.from_pretrained(tiny.build("llama", seed=1), tmp_path, config=config)
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_another_precision_of_the_same_base_is_the_same_base(family, tmp_path):
+    saved(tmp_path, family)
+    assert peft.PeftModel.from_pretrained(tiny.build(family).bfloat16(), tmp_path)
+
+
 def test_weights_that_do_not_fit_an_existing_adapter_are_refused(tmp_path):
     saved(tmp_path)
     model = tiny.fill(prefix_peft.wrap(tiny.build("llama"), 5))

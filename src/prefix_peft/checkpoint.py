@@ -23,6 +23,8 @@ from .encoders import MLPEncoder
 from .layer import PrefixLayer
 from .sites import Site
 
+OTHER_WEIGHTS = 0.5  # relative distance of the fingerprints; unrelated models are at about 1.4
+
 
 def folded(
     model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor], dtype: torch.dtype = torch.float32
@@ -84,11 +86,12 @@ def _pickle_message(path: object) -> str:
     )
 
 
-def check_fits(config: PrefixConfig, sites: dict[str, Site], model: nn.Module) -> None:
+def check_fits(config: PrefixConfig, sites: dict[str, Site], fingerprint: list[float], model_name: str) -> None:
     """Refuse, before anything changes, a file that is not for this model and config.
 
     Raises:
-        ValueError: missing, extra or wrongly shaped tensors, each named with the shape found and the shape needed.
+        ValueError: missing, extra or wrongly shaped tensors, each named with the shape found and the shape needed; or a
+            base model of the same shapes but other weights.
     """
     found = config.file_shapes
     if found is None:
@@ -100,8 +103,28 @@ def check_fits(config: PrefixConfig, sites: dict[str, Site], model: nn.Module) -
         needed |= {f"{path}.p_key": (heads, length, site.key_dim), f"{path}.p_value": (heads, length, site.value_dim)}
         if config.gate:
             needed[f"{path}.p_gate"] = (heads,)
-    _compare(found, needed, config, type(model).__name__)
+    _compare(found, needed, config, model_name)
+    _check_base(config, fingerprint, model_name)
     config.file_shapes = None  # checked once; the same config may serve another model that is trained anew
+
+
+def _check_base(config: PrefixConfig, fingerprint: list[float], model_name: str) -> None:
+    if config.base_fingerprint is None:
+        return
+    theirs, ours = torch.tensor(config.base_fingerprint), torch.tensor(fingerprint)
+    if theirs.shape == ours.shape:
+        difference = float((theirs - ours).norm() / theirs.norm())
+        if not difference > OTHER_WEIGHTS:  # quantisation and other precisions stay far below
+            return
+    else:
+        difference = float("inf")
+    raise ValueError(
+        f"the prefix in the file was trained on another base model than this {model_name}: the keys of one and the "
+        f"same token differ by {difference:.0%} (base_fingerprint). Load the base that the model card names"
+        + (f" ({config.base_model_name_or_path})" if config.base_model_name_or_path else "")
+        + ". To use this one all the same: config = PeftConfig.from_pretrained(path); config.base_fingerprint = None; "
+        "PeftModel.from_pretrained(model, path, config=config)."
+    )
 
 
 def check_tensors(state_dict: dict[str, Tensor], model: nn.Module, adapter_name: str, config: PrefixConfig) -> None:

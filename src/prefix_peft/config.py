@@ -116,6 +116,12 @@ class PrefixConfig(PeftConfig):
         default=False,
         metadata={"help": "Leave the frozen model's own dropout on while training; the paper's code has it off."},
     )
+    base_fingerprint: list[float] | None = field(
+        default=None,
+        metadata={
+            "help": "In a release: a few keys of the base model, by which another base is told. Written on saving."
+        },
+    )
     trained_with: dict[str, Any] | None = field(
         default=None, metadata={"help": "In a release: how the prefix was trained. Written on saving, never read."}
     )

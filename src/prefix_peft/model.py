@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any, NoReturn, cast
 
 import torch
+from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 from transformers import PreTrainedModel
@@ -20,7 +21,7 @@ from .encoders import FlatEncoder, MLPEncoder, Trunk
 from .hook import CHILD, Call, calling, install
 from .initialize import start, starting_tokens
 from .layer import BASE, PrefixLayer, prefix_layers
-from .sites import Anatomy, Site, anatomy_of
+from .sites import Anatomy, Site, anatomy_of, remembered_anatomy
 
 
 class PrefixModel(BaseTuner):
@@ -51,7 +52,7 @@ class PrefixModel(BaseTuner):
         anatomy = anatomy_of(model)
         self._matches = match_names(peft_config, anatomy)
         self._sites = choose_sites(peft_config, anatomy, self._matches, type(model).__name__)
-        check_fits(peft_config, self._sites, model)
+        check_fits(peft_config, self._sites, anatomy.fingerprint, type(model).__name__)
         self._tokens = starting_tokens(model, peft_config)
         self._trunks: list[Trunk] = []  # a list, so that it is not registered here as well as at the first site
 
@@ -123,8 +124,10 @@ class PrefixModel(BaseTuner):
     merge_adapter = merge_and_unload
 
     @classmethod
-    def _get_adapter_state_dict(cls, model, config, adapter_name, state_dict, unwanted_adapter_names):
-        return folded(model, adapter_name, state_dict, getattr(torch, cast("PrefixConfig", config).release_dtype))
+    def _get_adapter_state_dict(cls, model, config: Any, adapter_name, state_dict, unwanted_adapter_names):
+        known = remembered_anatomy(model.get_base_model() if isinstance(model, PeftModel) else model)
+        config.base_fingerprint = None if known is None else known.fingerprint
+        return folded(model, adapter_name, state_dict, getattr(torch, config.release_dtype))
 
     @classmethod
     def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict):

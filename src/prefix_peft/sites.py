@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+FINGERPRINT_KEYS, FINGERPRINT_SITES = 4, 3
 ENCODER_TOKENS, DECODER_TOKENS = 3, 2  # different, so that the shapes of a call tell its role
 
 
@@ -35,10 +36,11 @@ class Site:
 
 @dataclass(frozen=True)
 class Anatomy:
-    """What a model showed of itself: its sites by module name, and the learned position tables by role."""
+    """What a model showed of itself."""
 
-    sites: dict[str, Site]
-    position_tables: dict[str, str]
+    sites: dict[str, Site]  # by module name
+    position_tables: dict[str, str]  # the module names of learned position tables, by role
+    fingerprint: list[float]  # a few keys of a fixed token at a few sites: other weights, other numbers
 
 
 _seen: weakref.WeakKeyDictionary[PreTrainedModel, Anatomy] = weakref.WeakKeyDictionary()
@@ -55,6 +57,11 @@ def anatomy_of(model: PreTrainedModel) -> Anatomy:
     return _seen[model]
 
 
+def remembered_anatomy(model: nn.Module) -> Anatomy | None:
+    """What is known of a model that was watched before; never runs it."""
+    return _seen.get(cast("PreTrainedModel", model))
+
+
 def _watch(model: PreTrainedModel) -> Anatomy:
     from .hook import Call, calling, install
 
@@ -62,11 +69,13 @@ def _watch(model: PreTrainedModel) -> Anatomy:
     names = {module: name for name, module in model.named_modules()}
     encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     sites: dict[str, Site] = {}
+    keys: list[Tensor] = []
 
     def see(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> bool:
         role = _role(query.shape[2], key.shape[2], encoder_decoder, getattr(module, "is_causal", True))
         site = Site(names[module], role, key.shape[1], key.shape[-1], value.shape[-1])
         sites.setdefault(site.name, site)
+        keys.append(key[0, 0, 0, :FINGERPRINT_KEYS].float())
         return False  # the attention itself need not run
 
     positions = _PositionWatch()
@@ -80,7 +89,8 @@ def _watch(model: PreTrainedModel) -> Anatomy:
         for length, table in positions.tables.items()
         if table in weights
     }
-    return Anatomy(sites, tables)
+    spread = [keys[i * (len(keys) - 1) // FINGERPRINT_SITES] for i in range(FINGERPRINT_SITES + 1)]
+    return Anatomy(sites, tables, [float(f"{number:.4g}") for number in torch.cat(spread).tolist()])
 
 
 def _role(queries: int, keys: int, encoder_decoder: bool, is_causal: bool) -> str:
