@@ -111,6 +111,23 @@ def test_checkpointing_really_recomputes():
     assert len(calls) == 2
 
 
+def test_encoders_checkpoint_as_well():
+    sizes = {"hidden_size": 22, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 13}
+    torch.manual_seed(0)
+    bert = tiny.tr.BertForSequenceClassification(tiny.tr.BertConfig(vocab_size=tiny.VOCAB, **sizes))
+    model = tiny.fill(prefix_peft.wrap(bert, 3)).train()
+    ids, labels = tiny.tokens(2, 7), torch.tensor([0, 1])
+    found = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.zero_grad()
+        model(input_ids=ids, labels=labels).loss.backward()
+        found.append([p.grad.clone() for p in tiny.prefix_parameters(model).values()])
+    for plain, recomputed in zip(*found, strict=True):
+        torch.testing.assert_close(recomputed, plain)
+
+
 DROPOUT = {
     "gpt2": ("resid_pdrop", "embd_pdrop", "attn_pdrop"), "llama": ("attention_dropout",),
     "bart": ("dropout", "attention_dropout", "activation_dropout"), "opt": ("dropout", "attention_dropout"),

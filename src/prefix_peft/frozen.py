@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from inspect import signature
 from typing import Any, cast
 
 from peft.tuners.tuners_utils import BaseTunerLayer
@@ -47,8 +48,8 @@ def _before_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
             function: Any = module._gradient_checkpointing_func
             original = function.original if isinstance(function, _Checkpoint) else function
             vars(module)["_gradient_checkpointing_func"] = _Checkpoint(original, module, quiet)
-            # Models see to this themselves, but only in training mode
-            kwargs = {**kwargs, "use_cache": False}
+            if "use_cache" in signature(model.forward).parameters:
+                kwargs["use_cache"] = False  # models see to it themselves, but only in training mode
         elif quiet:
             module.training = False
     return args, kwargs
