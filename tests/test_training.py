@@ -18,6 +18,7 @@ from prefix_peft.training.arguments import TrainArguments
 from prefix_peft.training.batches import collate
 from prefix_peft.training.evaluation import mean_loss, target_loss
 from prefix_peft.training.loop import train
+from prefix_peft.training.models import recall_separator
 
 RECORDS = [
     {
@@ -200,6 +201,12 @@ def test_the_train_command_writes_everything(prefix):
     body = card.split("\n---\n", 1)[1].strip()
     assert body.startswith("This is a trained prefix of `gpt2`") and "| parameters | 528 |" in body
     assert "data.jsonl, 10 pairs" in body and str(prefix.parent) not in card
+
+
+def test_the_separator_is_remembered(prefix, tmp_path):
+    assert recall_separator(str(prefix), None) == " =>"
+    assert recall_separator(str(prefix), " ->") == " ->"
+    assert recall_separator(str(tmp_path), None) is None
 
 
 def test_the_train_command_resumes(folder, tmp_path, capsys):
