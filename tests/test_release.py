@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import peft
 import pytest
@@ -15,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 import prefix_peft
 from prefix_peft import PrefixConfig
+from prefix_peft.whole import write_text
 
 WEIGHTS = "adapter_model.safetensors"
 FORMS = {"flat": {}, "mlp": {"prefix_projection": True, "encoder_hidden_size": 13}, "gate": {"gate": True}}
@@ -226,28 +228,27 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
         with subprocess.Popen(command, env=environment, **streams) as writer:
             assert writer.stdout.readline()
-            while not (tmp_path / WEIGHTS).exists():
+            while not (tmp_path / "adapter_config.json").exists():
                 time.sleep(0.01)
             time.sleep(delay)
             writer.send_signal(signal.SIGKILL)
         values = {float(value) for tensor in load_file(tmp_path / WEIGHTS).values() for value in tensor.unique()}
         assert values in ({1.0}, {2.0})
+        assert json.loads((tmp_path / "adapter_config.json").read_text())["num_virtual_tokens"] == 2000
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
-    model = saved(tmp_path)
-    before = (tmp_path / WEIGHTS).read_bytes()
+def test_a_failed_write_leaves_the_old_text(tmp_path, monkeypatch):
+    path = tmp_path / "adapter_config.json"
+    write_text(path, "old")
 
-    def fail(tensors, filename, **kwargs):
-        with open(filename, "wb") as file:
-            file.write(b"half")
+    def fail(draft, text, **_):
+        draft.write_bytes(text[:2].encode())
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(peft.peft_model, "safe_save_file", prefix_peft.plugin.atomic(fail))
+    monkeypatch.setattr(Path, "write_text", fail)
     with pytest.raises(OSError, match="No space left"):
-        tiny.fill(model, seed=5).save_pretrained(tmp_path)
-    assert (tmp_path / WEIGHTS).read_bytes() == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "adapter_config.json", WEIGHTS]
+        write_text(path, "new")
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_the_card_says_first_how_to_load(tmp_path):

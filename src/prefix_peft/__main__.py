@@ -10,6 +10,7 @@ from pathlib import Path
 from transformers import HfArgumentParser
 
 from .training.arguments import EvaluateArguments, GenerateArguments, TrainArguments
+from .whole import write_text
 
 USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help lists them)
 
@@ -45,9 +46,7 @@ def evaluate_command(arguments: EvaluateArguments) -> None:
     result = evaluate(arguments)
     print(scores_table(result.scores))
     if arguments.output_file:
-        Path(arguments.output_file).write_text(
-            json.dumps(result.as_dict(), indent=1, ensure_ascii=False), encoding="utf-8"
-        )
+        write_text(Path(arguments.output_file), json.dumps(result.as_dict(), indent=1, ensure_ascii=False))
 
 
 def generate_command(arguments: GenerateArguments) -> None:

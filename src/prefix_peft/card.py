@@ -9,6 +9,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from .whole import write_text
+
 MARK = "prefix_peft"  # a card that mentions it already says how to load
 
 
@@ -34,7 +36,7 @@ def write_card(directory: Path, facts: Facts) -> None:
         tags=["prefix-tuning", "prefix-peft", f"base_model:adapter:{facts.base_model}"],
     )
     text = f"---\n{data.to_yaml()}\n---\n\n{_body(facts)}"
-    ModelCard(text, ignore_metadata_errors=True).save(directory / "README.md")
+    write_text(directory / "README.md", str(ModelCard(text, ignore_metadata_errors=True)))
 
 
 def explain_loading(directory: Path, base_model: str | None, task_type: str | None) -> None:
@@ -46,15 +48,15 @@ def explain_loading(directory: Path, base_model: str | None, task_type: str | No
     if MARK in text:
         return
     head, mark, body = text.rpartition("\n---\n") if text.startswith("---\n") else ("", "", text)
-    path.write_text(f"{head}{mark}\n{_loading(base_model or '', task_type)}\n{body.lstrip()}", encoding="utf-8")
+    write_text(path, f"{head}{mark}\n{_loading(base_model or '', task_type)}\n{body.lstrip()}")
 
 
 def _loading(base_model: str, task_type: str | None) -> str:
     auto = "AutoPeftModelForSeq2SeqLM" if task_type == "SEQ_2_SEQ_LM" else "AutoPeftModelForCausalLM"
     base = f" of `{base_model}`" if base_model else ""
     return (
-        f"This is a trained prefix{base} (prefix-tuning, Li & Liang 2021). Install `prefix-peft` and import it before\n"
-        "loading; without the import PEFT stops with `KeyError: 'PREFIX_KV'`.\n\n"
+        f"This is a trained prefix{base} (prefix-tuning, Li & Liang 2021). Install\n"
+        "`prefix-peft` and import it before loading; without the import PEFT stops with `KeyError: 'PREFIX_KV'`.\n\n"
         "```python\nimport prefix_peft\n"
         f'from peft import {auto}\n\nmodel = {auto}.from_pretrained("path/or/id/of/this/adapter")\n```\n'
     )

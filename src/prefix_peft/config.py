@@ -5,11 +5,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from peft import PeftConfig
+from peft.utils import CONFIG_NAME
 
 from .card import explain_loading
+from .whole import write_text
 
 Shapes = dict[str, tuple[int, ...]]  # of tensors, by name
 
@@ -200,8 +203,12 @@ class PrefixConfig(PeftConfig):
 
         PEFT has just written a model card there from its own template, which does not know that the method is a plugin.
         """
-        super(PrefixConfig, self.released()).save_pretrained(save_directory, **kwargs)
-        explain_loading(Path(save_directory), self.base_model_name_or_path, self.task_type)
+        directory = Path(save_directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory() as draft:
+            super(PrefixConfig, self.released()).save_pretrained(draft, **kwargs)
+            write_text(directory / CONFIG_NAME, Path(draft, CONFIG_NAME).read_text(encoding="utf-8"))
+        explain_loading(directory, self.base_model_name_or_path, self.task_type)
 
 
 def _check_count(name: str, value: Any) -> None:

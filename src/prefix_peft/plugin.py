@@ -1,7 +1,7 @@
 """The only file that touches PEFT's own tables.
 
 PEFT 0.21 has no entry point for methods that live outside it, so this one is written into its tables under a type of
-its own. Three of PEFT's functions are wrapped as well, each for what is said there; other methods notice nothing.
+its own. Two of PEFT's functions are wrapped as well, each for what is said there; other methods notice nothing.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportPrivateImportUsage=false
@@ -9,10 +9,7 @@ its own. Three of PEFT's functions are wrapped as well, each for what is said th
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
 from functools import wraps
-from pathlib import Path
 from typing import Any
 
 import peft.peft_model
@@ -30,7 +27,6 @@ def register(config_class: type, tuner_class: type) -> None:
     PEFT_TYPE_TO_PREFIX_MAPPING[PREFIX_KV] = tuner_class.prefix
     _read_the_weights_header_with_the_config(config_class)
     _accept_lists(tuner_class)
-    _write_atomically()
 
 
 def _read_the_weights_header_with_the_config(config_class: type) -> None:
@@ -74,29 +70,3 @@ def _accept_lists(tuner_class: type) -> None:
 
     set_adapter.prefix_peft = True
     peft.peft_model.PeftModel.set_adapter = set_adapter
-
-
-def _write_atomically() -> None:
-    """PEFT writes ``adapter_model.safetensors`` in place; a process killed meanwhile would leave a broken file."""
-    original = peft.peft_model.safe_save_file
-    if not hasattr(original, "prefix_peft"):
-        peft.peft_model.safe_save_file = atomic(original)
-
-
-def atomic(save: Callable[..., None]) -> Callable[..., None]:
-    """``save(tensors, filename, ...)`` that leaves either the old file or the whole new one."""
-
-    @wraps(save)
-    def wrapped(tensors: Any, filename: str | os.PathLike, *args: Any, **kwargs: Any) -> None:
-        target = Path(filename)
-        draft = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            save(tensors, draft, *args, **kwargs)
-            with draft.open("rb") as file:
-                os.fsync(file.fileno())
-            draft.replace(target)
-        finally:
-            draft.unlink(missing_ok=True)
-
-    wrapped.prefix_peft = True
-    return wrapped

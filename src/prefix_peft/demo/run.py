@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         seed=options.seed,
     )  # fmt: skip
     trained = train(arguments)
-    scores = show(trained, files["test"], options.output_dir, time.monotonic() - started)
+    scores = show(trained, files["test"], options.output_dir, started)
     metrics = {f"{name} {when}": value for when, row in scores.items() for name, value in row.items()}
     write_results(arguments, trained, metrics)
     plot_learning_curve(trained.progress.log, options.output_dir / "learning_curve.png")
@@ -58,7 +58,7 @@ def write_data(directory: Path) -> dict[str, Path]:
     return files
 
 
-def show(trained: Trained, test_file: Path, output_dir: Path, seconds: float) -> dict[str, Scores]:
+def show(trained: Trained, test_file: Path, output_dir: Path, started: float) -> dict[str, Scores]:
     """Print eight generations side by side and the table; returns the scores without and with the prefix."""
     records = read_jsonl(test_file)
     trained.model.eval()
@@ -84,7 +84,7 @@ def show(trained: Trained, test_file: Path, output_dir: Path, seconds: float) ->
         ["trained parameters", "", f"{released_parameters(trained.model):,}"],
         ["size of the file", "", f"{size / 1024:.0f} KiB"],
         ["seconds, training", "", f"{trained.progress.seconds:.0f}"],
-        ["seconds, all in all", "", f"{seconds:.0f}"],
+        ["seconds, all in all", "", f"{time.monotonic() - started:.0f}"],
     ]
     print(markdown_table(["", *scores], rows))
     return scores

@@ -16,6 +16,8 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..whole import write_text
+
 PROMPT_FILE = "prompt.json"  # how the sources of a prefix were written, beside its weights
 
 
@@ -39,7 +41,7 @@ def load_prefix(name: str, adapter: str) -> tuple[PeftModel, PreTrainedTokenizer
 
 def remember_prompt(directory: Path, separator: str | None) -> None:
     """Write down how sources and targets were parted, so that nobody has to say it again."""
-    (directory / PROMPT_FILE).write_text(json.dumps({"separator": separator}) + "\n", encoding="utf-8")
+    write_text(directory / PROMPT_FILE, json.dumps({"separator": separator}) + "\n")
 
 
 def recall_separator(adapter: str, given: str | None) -> str | None:

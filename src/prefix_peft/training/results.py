@@ -11,6 +11,7 @@ from peft import PeftModel, get_peft_model_state_dict
 from transformers import PreTrainedTokenizerBase
 
 from ..card import Facts, write_card
+from ..whole import write_text
 from .arguments import TrainArguments
 from .checkpoints import Progress
 from .models import remember_prompt
@@ -47,7 +48,7 @@ def write_results(arguments: TrainArguments, trained: Trained, metrics: Mapping[
         | dict(metrics or {}),
     )
     write_card(output, facts)
-    (output / LOG_FILE).write_text(json.dumps(asdict(progress), indent=1), encoding="utf-8")
+    write_text(output / LOG_FILE, json.dumps(asdict(progress), indent=1))
 
 
 def _public_name(model: str) -> str:
