@@ -36,6 +36,21 @@ def test_every_prefix_parameter_moves_and_no_other(family, form):
     assert all(p.grad is None for name, p in model.named_parameters() if "prefix_kv_encoder" not in name)
 
 
+@pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
+def test_the_prefix_stays_in_sight_of_a_sliding_window(attn_implementation):
+    config = tiny.tr.MistralConfig(**tiny.LLAMA_LIKE, sliding_window=4)
+    torch.manual_seed(0)
+    base = tiny.tr.MistralForCausalLM(config).eval()
+    base.set_attn_implementation(attn_implementation)
+    model = tiny.fill(prefix_peft.wrap(base, 3))
+    ids = tiny.tokens(1, 30)
+    model(ids).logits[0, -1].logsumexp(-1).backward()
+    assert all(p.grad.abs().max() > 0 for p in tiny.prefix_parameters(model).values())
+    with torch.no_grad():
+        other = torch.cat([tiny.tokens(1, 10, seed=9), ids[:, 10:]], dim=1)  # three layers of window 4 see 10 back
+        assert torch.equal(model(ids).logits[:, -1], model(other).logits[:, -1]), "the window must bind"
+
+
 def test_no_two_sites_share_a_prefix():
     model = prefix_peft.wrap(tiny.build("bart"), 3)
     step(model, "bart")

@@ -53,6 +53,12 @@ def test_encoders_alone_have_encoder_sites_and_tables():
     torch.testing.assert_close(model(ids, position_ids=own).logits, shifted)
 
 
+def test_a_list_of_tables_is_read_by_its_first():
+    sizes = {"hidden_size": 22, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 13, "num_codebooks": 1}
+    model = tr.MusicgenForCausalLM(tr.MusicgenDecoderConfig(vocab_size=53, pad_token_id=52, bos_token_id=52, **sizes))
+    assert [site.role for site in anatomy_of(model).sites.values()][:1] == ["decoder"]
+
+
 def test_watching_changes_nothing():
     model = tiny.build("gpt2").train()
     before, state = {name: value.clone() for name, value in model.state_dict().items()}, torch.get_rng_state()

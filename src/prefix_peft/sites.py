@@ -116,7 +116,8 @@ def _tiny_inputs(model: PreTrainedModel, encoder_decoder: bool) -> dict[str, obj
 
 def token_table(model: PreTrainedModel) -> Tensor:
     """The input embeddings: how many tokens there are, and on which device they are read."""
-    return cast("nn.Embedding", model.get_input_embeddings()).weight
+    table = model.get_input_embeddings()
+    return cast("nn.Embedding", table[0] if isinstance(table, nn.ModuleList) else table).weight  # one a codebook
 
 
 @contextmanager
