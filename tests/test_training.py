@@ -108,6 +108,16 @@ def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
         train(options(folder, tmp_path / "empty", resume_from_checkpoint="last"))
 
 
+def test_a_checkpoint_is_replaced_whole_and_a_broken_one_is_named(folder, tmp_path):
+    train(options(folder, tmp_path, save_steps=8))
+    train(options(folder, tmp_path, save_steps=8))
+    assert [path.name for path in tmp_path.glob("*checkpoint*")] == ["checkpoint-8"]
+    state = tmp_path / "checkpoint-8" / "training_state.safetensors"
+    state.write_bytes(state.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"training_state.safetensors is broken .* resume from an earlier one"):
+        train(options(folder, tmp_path, resume_from_checkpoint="last"))
+
+
 def test_accumulated_steps_equal_whole_batches(folder, tmp_path):
     one = train(options(folder, tmp_path / "one", per_device_train_batch_size=4, max_steps=3))
     two = train(options(folder, tmp_path / "two", gradient_accumulation_steps=2, max_steps=3))

@@ -23,7 +23,7 @@ from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder
 from .hook import Call, calling
 from .layer import PrefixLayer, prefix_layers
-from .sites import anatomy_of, token_table
+from .sites import anatomy_of, token_table, undisturbed
 
 logger = logging.getLogger(__name__)
 
@@ -156,14 +156,8 @@ def read_activations(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Ten
             seen[names[module]] = (key[0].detach().float(), value[0].detach().float())
         return True
 
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.no_grad(), calling(Call(watcher=keep)):
-            model(**_inputs(model, tokens, decoder_tokens))
-    finally:
-        for module in training:
-            module.training = True
+    with undisturbed(model), calling(Call(watcher=keep)):
+        model(**_inputs(model, tokens, decoder_tokens))
     return seen
 
 

@@ -116,9 +116,8 @@ class PrefixModel(BaseTuner):
         """Not possible: a prefix adds keys and values that every query weighs anew; no change of weights does that."""
         raise NotImplementedError(
             "A prefix cannot be merged into the weights: it adds keys and values to the softmax of each attention "
-            "layer, which no fixed change of the weights reproduces. Keep the adapter (model.save_pretrained "
-            "writes a few kilobytes, and the prefix costs little at run time), or call model.unload() for the base "
-            "model alone."
+            "layer, which no fixed change of the weights reproduces. Keep it as an adapter (model.save_pretrained), or "
+            "call model.unload() for the base model alone."
         )
 
     merge_adapter = merge_and_unload

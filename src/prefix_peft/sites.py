@@ -79,7 +79,7 @@ def _watch(model: PreTrainedModel) -> Anatomy:
         return False  # the attention itself need not run
 
     positions = _PositionWatch()
-    with _undisturbed(model), calling(Call(watcher=see)), positions:
+    with undisturbed(model), calling(Call(watcher=see)), positions:
         model(**_tiny_inputs(model, encoder_decoder))
     _check_complete(model, {site.role for site in sites.values()}, encoder_decoder)
     weights = {id(parameter): name.rpartition(".")[0] for name, parameter in model.named_parameters()}
@@ -121,7 +121,7 @@ def token_table(model: PreTrainedModel) -> Tensor:
 
 
 @contextmanager
-def _undisturbed(model: PreTrainedModel) -> Iterator[None]:
+def undisturbed(model: PreTrainedModel) -> Iterator[None]:
     """In eval mode and without gradients inside; modes and random state as they were afterwards."""
     training = [module for module in model.modules() if module.training]
     model.eval()

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -53,18 +54,23 @@ def save_checkpoint(
     save_file(_tensors(model, optimizer), draft / f"{STATE}.safetensors")
     state = {"arguments": asdict(arguments), **asdict(progress)}
     (draft / f"{STATE}.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-    shutil.rmtree(target, ignore_errors=True)
-    draft.replace(target)
+    if target.exists():  # moved away whole, for one half removed would look like a checkpoint
+        target.rename(old := draft.with_name(f"{draft.name}.old"))
+        draft.replace(target)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        draft.replace(target)
     return target
 
 
 def load_checkpoint(
     directory: Path, model: PeftModel, optimizer: torch.optim.Optimizer, arguments: TrainArguments
 ) -> Progress:
-    """Put model, optimizer and random states where the checkpoint left them; check everything first.
+    """Put model, optimizer and random states where the checkpoint left them; arguments and shapes are checked first.
 
     Raises:
-        ValueError: the checkpoint is of a run with other arguments or another prefix; the differences are listed.
+        ValueError: the checkpoint is of a run with other arguments or another prefix, with the differences; or its file
+            is broken.
         FileNotFoundError: the directory holds no training state.
     """
     path = directory / f"{STATE}.json"
@@ -72,7 +78,10 @@ def load_checkpoint(
         raise FileNotFoundError(f"{directory} is no training checkpoint: it has no {path.name}.")
     state = json.loads(path.read_text(encoding="utf-8"))
     _check_arguments(directory, state.pop("arguments"), arguments)
-    tensors = load_file(directory / f"{STATE}.safetensors")
+    try:
+        tensors = load_file(directory / f"{STATE}.safetensors")
+    except SafetensorError as error:
+        raise ValueError(f"{directory / STATE}.safetensors is broken ({error}); resume from an earlier one.") from error
     _check_shapes(directory, tensors, model)
     _restore(tensors, model, optimizer)
     return Progress(**state)
