@@ -16,6 +16,7 @@ from typing import Any, cast
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
+from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .hook import calling, current_call
@@ -26,6 +27,8 @@ def keep_frozen(model: nn.Module) -> None:
     """From now on ``model`` is quiet when it trains, unless an active adapter asks for ``base_dropout``."""
     if _before_forward not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(_before_forward, with_kwargs=True)
+        if any(map(_is_reversible, model.modules())):
+            cast("PreTrainedModel", model).enable_input_require_grads()
 
 
 def release(model: nn.Module) -> None:
@@ -33,6 +36,8 @@ def release(model: nn.Module) -> None:
     for handle, hook in list(model._forward_pre_hooks.items()):
         if hook is _before_forward:
             del model._forward_pre_hooks[handle], model._forward_pre_hooks_with_kwargs[handle]
+            if any(map(_is_reversible, model.modules())):
+                cast("PreTrainedModel", model).disable_input_require_grads()
     for module in cast("Iterator[Any]", model.modules()):
         function = getattr(module, "_gradient_checkpointing_func", None)
         if isinstance(function, _Checkpoint):
@@ -50,9 +55,14 @@ def _before_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
             vars(module)["_gradient_checkpointing_func"] = _Checkpoint(original, module, quiet)
             if "use_cache" in signature(model.forward).parameters:
                 kwargs["use_cache"] = False  # models see to it themselves, but only in training mode
-        elif quiet:
+        elif quiet and not _is_reversible(module):
             module.training = False
     return args, kwargs
+
+
+def _is_reversible(module: nn.Module) -> bool:
+    """A layer that runs once more in its own backward pass, which it does in training mode only, and from its input."""
+    return hasattr(module, "backward_pass")
 
 
 def _active_configs(model: nn.Module) -> Iterator[Any]:

@@ -22,7 +22,7 @@ from .attention import Attend, AttentionCall, attend_with_prefix
 
 CHILD = "prefix_kv"  # the name under which a PrefixLayer hangs on its attention module
 
-Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor], bool]
+Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,8 @@ class Call:
     """What belongs to one call of the model rather than to its modules, so that threads cannot mix it up."""
 
     rows: Sequence[str] | None = None  # the adapter of each row of the batch
-    watcher: Watcher | None = None  # told of (module, query, key, value) instead of any prefix being used
+    # told of (module, query, key, value) instead of any prefix being used; what it returns stands in for the attention
+    watcher: Watcher | None = None
 
 
 _CALL: ContextVar[Call | None] = ContextVar("prefix_peft_call", default=None)
@@ -93,9 +94,8 @@ def _at_the_door(
     attention = AttentionCall(attend, implementation, module, query, key, value, attention_mask, options)
     call = current_call()
     if call is not None and call.watcher is not None:
-        if call.watcher(module, query, key, value):
-            return attention.run()
-        return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1]), None
+        instead = call.watcher(module, query, key, value)
+        return attention.run() if instead is None else (instead, None)
     layer = module._modules.get(CHILD)
     if layer is None or layer.disable_adapters:
         return attention.run()

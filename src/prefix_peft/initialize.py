@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import positions
+from .by_hand.door import opened
 from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder
 from .hook import Call, calling
@@ -73,7 +74,7 @@ def initialize_kv_prefix_from_tokens(
             gate = layer.encoder(name).p_gate
             if gate is not None:
                 gate.fill_(1.0)
-    learned = {layer.site.role for layer in layers} & anatomy_of(base).position_tables.keys()
+    learned = {layer.site.role for layer in layers} & anatomy_of(base).positions.keys()
     if learned and config.position_mode != "shift":
         logger.info("position_mode of %r is now 'shift': the tokens of the prefix took the first positions.", name)
         config.position_mode = "shift"
@@ -151,14 +152,32 @@ def read_activations(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Ten
     names = {model.get_submodule(name): name for name in anatomy.sites}
     seen: KeysValues = {}
 
-    def keep(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> bool:
-        if module in names:
-            seen[names[module]] = (key[0].detach().float(), value[0].detach().float())
-        return True
+    def keep(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> None:
+        if module in names and names[module] not in seen:
+            count = decoder_tokens.shape[1] if anatomy.sites[names[module]].role == "decoder" else tokens.shape[1]
+            seen[names[module]] = _of_the_tokens(key[0].detach().float(), value[0].detach().float(), count)
 
-    with undisturbed(model), calling(Call(watcher=keep)):
-        model(**_inputs(model, tokens, decoder_tokens))
+    by_hand = [module for module, name in names.items() if anatomy.sites[name].by_hand]
+    with undisturbed(model), calling(Call(watcher=keep)), opened(by_hand):
+        _run(model, _inputs(model, tokens, decoder_tokens))
     return seen
+
+
+def _of_the_tokens(key: Tensor, value: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Keys and values (G, count, D) of the tokens, where a model has put more beside them: its own, or padding."""
+    if key.shape[1] > count:
+        filled = (key != 0).any(-1).any(0)
+        key, value = key[:, filled][:, -count:], value[:, filled][:, -count:]
+    return key, value
+
+
+def _run(model: PreTrainedModel, inputs: dict[str, Any]) -> None:
+    try:
+        model(**inputs)
+    except ValueError:  # a model that checks its positions, and has none to the left of the text
+        if inputs.pop("position_ids", None) is None:
+            raise
+        model(**inputs)
 
 
 def _inputs(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> dict[str, Any]:
@@ -167,7 +186,7 @@ def _inputs(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> d
     inputs: dict[str, Any] = {"input_ids": tokens.to(device)}
     if getattr(model.config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = decoder_tokens.to(device)
-    elif "position_ids" in known and not anatomy_of(model).position_tables:
+    elif "position_ids" in known and not anatomy_of(model).positions:
         inputs["position_ids"] = torch.arange(-tokens.shape[1], 0, device=device)[None]
     if "use_cache" in known:
         inputs["use_cache"] = False

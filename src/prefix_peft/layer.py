@@ -109,12 +109,18 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         """P of this adapter at this site."""
         return self.config[name].length_at(self.site.name)
 
+    def shifts(self) -> bool:
+        """Whether any prefix here lets the text start later."""
+        return any(config.position_mode == "shift" for config in self.config.values())
+
     def shift(self, batch_size: int, rows: Sequence[str] | None) -> int | Tensor:
         """By how many positions the text starts later: one number for the batch, or (B, 1), one for each row."""
         if self.disable_adapters:
             return 0
         if rows is None:
             return sum(self._shift(name) for name in self.active_adapters)
+        if len(set(map(self._shift, rows))) == 1:
+            return self._shift(rows[0])
         shifts = torch.tensor([self._shift(name) for name in rows])
         return shifts.repeat_interleave(batch_size // len(rows))[:, None]
 

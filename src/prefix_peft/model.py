@@ -15,6 +15,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from . import frozen, positions
+from .by_hand.door import close_door, open_door
 from .checkpoint import check_fits, check_tensors, encoders_of, folded
 from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder, Trunk
@@ -71,6 +72,8 @@ class PrefixModel(BaseTuner):
     ) -> None:
         if CHILD not in target._modules:
             target.add_module(CHILD, PrefixLayer(target, self._sites[current_key]))
+            if self._sites[current_key].by_hand:
+                open_door(target)
         layer = cast("PrefixLayer", target._modules[CHILD])
         layer.add(adapter_name, self._encoder(peft_config, self._sites[current_key]), peft_config)
 
@@ -107,7 +110,7 @@ class PrefixModel(BaseTuner):
     def unload(self) -> nn.Module:
         """The base model, without any trace of a prefix."""
         for layer in prefix_layers(self.model):
-            del layer.get_base_layer()._modules[CHILD]
+            _take_off(layer)
         positions.place(self.model)
         frozen.release(self.model)
         return super().unload()
@@ -163,7 +166,7 @@ def choose_sites(config: PrefixConfig, anatomy: Anatomy, matches: dict[str, Any]
                 f"num_virtual_tokens_pattern has {pattern!r}, which fits none of the attention modules "
                 f"{_shortened(chosen)}."
             )
-    if config.position_mode == "shift" and not anatomy.position_tables:
+    if config.position_mode == "shift" and not anatomy.positions:
         raise ValueError(
             f"position_mode='shift' counts learned positions from P on, but {model_name} has no table of learned "
             "positions (rotary and relative positions need no shift). Leave position_mode='keep'."
@@ -192,7 +195,12 @@ def _detach(model: nn.Module, adapter_name: str) -> None:
         if adapter_name in layer.config:
             del layer.prefix_kv_encoder[adapter_name], layer.config[adapter_name]
         if not len(layer.prefix_kv_encoder):
-            del layer.get_base_layer()._modules[CHILD]
+            _take_off(layer)
+
+
+def _take_off(layer: PrefixLayer) -> None:
+    close_door(layer.get_base_layer())
+    del layer.get_base_layer()._modules[CHILD]
 
 
 def _check_name(adapter_name: str) -> None:

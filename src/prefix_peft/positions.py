@@ -7,62 +7,51 @@ ones sit in an embedding table, and the shift is made there: however a model cou
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
-from .hook import current_call
+from .hook import CHILD, current_call
 from .layer import PrefixLayer, prefix_layers
+from .lookups import Shift
 from .sites import anatomy_of
 
 
 def place(model: PreTrainedModel) -> None:
-    """Let the learned position tables of ``model`` follow the prefixes that are attached now."""
-    anatomy = anatomy_of(model)
-    for role, table_name in anatomy.position_tables.items():
-        table = cast("nn.Embedding", model.get_submodule(table_name))
-        vars(table).pop("forward", None)
-        for layer in prefix_layers(model):
-            shifts = any(config.position_mode == "shift" for config in layer.config.values())
-            if shifts and layer.site.role == role:
-                table.forward = partial(_shifted_forward, table, layer)
-                break
+    """Let the positions that ``model`` looks up follow the prefixes that are attached now."""
+    layers = prefix_layers(model)
+    for role, look_ups in anatomy_of(model).positions.items():
+        shifting = [layer for layer in layers if layer.site.role == role and layer.shifts()]
+        for look_up in look_ups:
+            module = model.get_submodule(look_up.module)
+            if isinstance(module._modules.get(CHILD), PrefixLayer):
+                continue  # an attention module that looks positions up by itself takes `shifted` by its own door
+            vars(module).pop("forward", None)
+            if shifting:
+                module.forward = partial(_forward, module, shifting[0], look_up.function)
 
 
-def _shifted_forward(table: nn.Embedding, layer: PrefixLayer, *args: Any, **kwargs: Any) -> Tensor:
-    forward = partial(type(table).forward, table)
-    call = current_call()
-    if call is not None and call.watcher is not None:
-        return forward(*args, **kwargs)
-    rows = None if call is None else call.rows
-    batch = next((arg.shape[0] for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor) and arg.dim() > 1), 1)
-    if rows is not None and batch == 1:
-        batch = len(rows)  # positions that all rows share until now
-    with _Shift(table.weight, layer.shift(batch, rows)):
-        return forward(*args, **kwargs)
+def _forward(module: nn.Module, layer: PrefixLayer, function: str, *args: Any, **kwargs: Any) -> Any:
+    return shifted(partial(type(module).forward, module), module, layer, function)(*args, **kwargs)
 
 
-class _Shift(TorchFunctionMode):
-    """Adds to the indices of one embedding table."""
+def shifted(forward: Callable, module: nn.Module, layer: PrefixLayer, function: str) -> Callable:
+    """``forward`` of ``module``, in which ``function`` looks positions up, with these shifted as ``layer`` says."""
 
-    def __init__(self, weight: Tensor, shift: int | Tensor) -> None:
-        super().__init__()
-        self.weight, self.shift = weight, shift
+    def run(*args: Any, **kwargs: Any) -> Any:
+        call = current_call()
+        if call is not None and call.watcher is not None:
+            return forward(*args, **kwargs)
+        rows = None if call is None else call.rows
+        with Shift(module, function, layer.shift(_batch_size((*args, *kwargs.values()), rows), rows)):
+            return forward(*args, **kwargs)
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.embedding and args[1] is self.weight:
-            args = (self._shifted(args[0]), *args[1:])
-        return func(*args, **(kwargs or {}))
+    return run
 
-    def _shifted(self, index: Tensor) -> Tensor:
-        index = index + (self.shift.to(index.device) if isinstance(self.shift, Tensor) else self.shift)
-        if index.device.type == "cpu" and index.numel() and int(index.max()) >= len(self.weight):
-            raise IndexError(
-                f"position {int(index.max())} is past the {len(self.weight)} learned positions of the model: behind a "
-                f"prefix with position_mode='shift' the text begins {self.shift} positions later. Shorten the text."
-            )
-        return index
+
+def _batch_size(arguments: Sequence[Any], rows: Sequence[str] | None) -> int:
+    batch = next((arg.shape[0] for arg in arguments if isinstance(arg, Tensor) and arg.dim() > 1), 1)
+    return len(rows) if rows is not None and batch == 1 else batch  # positions that all rows share until now

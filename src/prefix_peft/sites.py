@@ -10,14 +10,14 @@ import inspect
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
+
+from .lookups import LookUp, PositionWatch
 
 FINGERPRINT_KEYS, FINGERPRINT_SITES = 4, 3
 ENCODER_TOKENS, DECODER_TOKENS = 3, 2  # different, so that the shapes of a call tell its role
@@ -32,6 +32,8 @@ class Site:
     num_key_value_heads: int  # G
     key_dim: int  # D_k
     value_dim: int  # D_v
+    by_hand: bool = False  # it computes its attention itself, instead of passing transformers' interface
+    look_up: str | None = None  # the function by which it looks its positions up, where it does so itself
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Anatomy:
     """What a model showed of itself."""
 
     sites: dict[str, Site]  # by module name
-    position_tables: dict[str, str]  # the module names of learned position tables, by role
+    positions: dict[str, list[LookUp]]  # by role, where positions are looked up in a table, if they are
     fingerprint: list[float]  # a few keys of a fixed token at a few sites: other weights, other numbers
 
 
@@ -63,42 +65,102 @@ def remembered_anatomy(model: nn.Module) -> Anatomy | None:
 
 
 def _watch(model: PreTrainedModel) -> Anatomy:
+    from .by_hand import longformer
+    from .by_hand.modes import Watch
     from .hook import Call, calling, install
 
     install()
     names = {module: name for name, module in model.named_modules()}
     encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    encoder = set(model.get_encoder().modules()) if encoder_decoder else set()
     sites: dict[str, Site] = {}
     keys: list[Tensor] = []
+    stand_ins: dict[str, Tensor] = {}  # instead of what an attention at the door would return, which need not run
 
-    def see(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> bool:
-        role = _role(query.shape[2], key.shape[2], encoder_decoder, getattr(module, "is_causal", True))
-        site = Site(names[module], role, key.shape[1], key.shape[-1], value.shape[-1])
+    def see(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *, by_hand: bool = False) -> Tensor | None:
+        if encoder_decoder:
+            role = "encoder" if module in encoder else "cross" if key.shape[2] == ENCODER_TOKENS else "decoder"
+        else:
+            role = "decoder" if getattr(module, "is_causal", True) else "encoder"
+        site = Site(names[module], role, key.shape[1], key.shape[-1], value.shape[-1], by_hand)
         sites.setdefault(site.name, site)
         keys.append(key[0, 0, 0, :FINGERPRINT_KEYS].float())
-        return False  # the attention itself need not run
+        if by_hand:
+            return None
+        batch, heads, queries, _ = query.shape
+        stand_ins[site.name] = query.new_zeros(batch, queries, heads, value.shape[-1], requires_grad=True)
+        return stand_ins[site.name].clone()
 
-    positions = _PositionWatch()
-    with undisturbed(model), calling(Call(watcher=see)), positions:
-        model(**_tiny_inputs(model, encoder_decoder))
-    _check_complete(model, {site.role for site in sites.values()}, encoder_decoder)
-    weights = {id(parameter): name.rpartition(".")[0] for name, parameter in model.named_parameters()}
-    only = None if encoder_decoder else next(iter(sites.values())).role
-    tables = {
-        only or ("encoder" if length == ENCODER_TOKENS else "decoder"): weights[table]
-        for length, table in positions.tables.items()
-        if table in weights
-    }
+    with undisturbed(model), _running(model) as running:
+        positions = PositionWatch(running)
+        by_hand = Watch(lambda *seen: see(running[-1], *seen, by_hand=True))
+        for module in names:
+            longformer.make_readable(module)
+        with calling(Call(watcher=see)), by_hand, positions, _differentiable(model):
+            output = model(**_tiny_inputs(model, encoder_decoder))
+    for module in names:
+        longformer.undo(module)
+    for name in _without_effect(output, stand_ins):
+        del sites[name]
+    roles = {site.role for site in sites.values()}
+    _check_complete(model, roles, encoder_decoder)
+    look_ups: dict[str, list[LookUp]] = {}
+    for module, function in dict.fromkeys(positions.found):
+        if function == "embedding" or any(site.by_hand for site in sites.values()):
+            role = "encoder" if module in encoder or roles == {"encoder"} else "decoder"
+            look_ups.setdefault(role, []).append(LookUp(names[module], function))
+            if names[module] in sites:
+                sites[names[module]] = replace(sites[names[module]], look_up=function)
     spread = [keys[i * (len(keys) - 1) // FINGERPRINT_SITES] for i in range(FINGERPRINT_SITES + 1)]
-    return Anatomy(sites, tables, [float(f"{number:.4g}") for number in torch.cat(spread).tolist()])
+    return Anatomy(sites, look_ups, [float(f"{number:.4g}") for number in torch.cat(spread).tolist()])
 
 
-def _role(queries: int, keys: int, encoder_decoder: bool, is_causal: bool) -> str:
-    if not encoder_decoder:
-        return "decoder" if is_causal else "encoder"
-    if queries == ENCODER_TOKENS:
-        return "encoder"
-    return "cross" if keys == ENCODER_TOKENS else "decoder"
+@contextmanager
+def _running(model: nn.Module) -> Iterator[list[nn.Module]]:
+    """The modules of ``model`` that are running, the innermost last."""
+    stack: list[nn.Module] = []
+
+    def enter(module: nn.Module, args: object) -> None:
+        stack.append(module)
+
+    def leave(module: nn.Module, args: object, result: object) -> None:
+        stack.pop()
+
+    handles = []
+    for module in model.modules():
+        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave, always_call=True)]
+    try:
+        yield stack
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _differentiable(model: nn.Module) -> Iterator[None]:
+    """What runs inside leaves a graph of what depends on what, but nothing for a backward pass, which there is not."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    for parameter in trained:
+        parameter.requires_grad_(False)
+    try:
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(lambda _: None, lambda _: None):
+            yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
+
+
+def _without_effect(output: Any, stand_ins: dict[str, Tensor]) -> list[str]:
+    """The attentions from which no gradient could come back, as those of a network that only cuts a text to pieces."""
+    todo = [part.grad_fn for part in output.values() if isinstance(part, Tensor) and part.grad_fn is not None]
+    seen, reached = set(todo), set()
+    while todo:
+        node = todo.pop()
+        reached.add(id(getattr(node, "variable", None)))
+        new = [parent for parent, _ in node.next_functions if parent is not None and parent not in seen]
+        seen.update(new)
+        todo += new
+    return [name for name, stand_in in stand_ins.items() if id(stand_in) not in reached]
 
 
 def _tiny_inputs(model: PreTrainedModel, encoder_decoder: bool) -> dict[str, object]:
@@ -131,21 +193,6 @@ def undisturbed(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-class _PositionWatch(TorchFunctionMode):
-    """Finds learned position tables: embeddings that are asked for consecutive rows although all tokens are equal."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.tables: dict[int, int] = {}  # number of positions asked for -> id of the table
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.embedding and args[0].numel() > 1:
-            rows = args[0].flatten()
-            if bool((rows.diff() == 1).all()):
-                self.tables.setdefault(rows.numel(), id(args[1]))
-        return func(*args, **(kwargs or {}))
 
 
 def _check_complete(model: PreTrainedModel, roles: set[str], encoder_decoder: bool) -> None:

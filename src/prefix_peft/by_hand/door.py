@@ -1,0 +1,65 @@
+"""The way in for such modules: their own ``forward``, with a mode around it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from ..hook import CHILD, current_call
+from ..positions import shifted
+from . import longformer
+from .modes import Serve, Watch
+
+
+def open_door(module: nn.Module) -> None:
+    """Let the prefix that hangs on ``module`` take part in what it computes. Harmless to repeat."""
+    if not is_open(module):
+        longformer.make_readable(module)
+        module.forward = partial(_through, module, module.forward)
+
+
+def close_door(module: nn.Module) -> None:
+    """Undo `open_door`."""
+    if is_open(module):
+        longformer.undo(module)
+        forward = vars(module).pop("forward").args[1]
+        if getattr(forward, "__self__", None) is not module:
+            module.forward = forward  # someone else's, who had put it there before
+
+
+@contextmanager
+def opened(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Doors open inside the ``with`` block; those that were open before stay so."""
+    shut = [module for module in modules if not is_open(module)]
+    for module in shut:
+        open_door(module)
+    try:
+        yield
+    finally:
+        for module in shut:
+            close_door(module)
+
+
+def is_open(module: nn.Module) -> bool:
+    """Whether `open_door` was here."""
+    forward = vars(module).get("forward")
+    return isinstance(forward, partial) and forward.func is _through
+
+
+def _through(module: nn.Module, forward: Callable, *args: Any, **kwargs: Any) -> Any:
+    call = current_call()
+    if call is not None and call.watcher is not None:
+        with Watch(partial(call.watcher, module)):
+            return forward(*args, **kwargs)
+    layer = module._modules.get(CHILD)
+    if layer is None or layer.disable_adapters:
+        return forward(*args, **kwargs)
+    rows = None if call is None else call.rows
+    if layer.site.look_up and layer.shifts():
+        forward = shifted(forward, module, layer, layer.site.look_up)
+    with Serve(module, layer.site.num_key_value_heads, lambda batch: layer(batch, rows)):
+        return forward(*args, **kwargs)

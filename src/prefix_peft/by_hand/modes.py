@@ -1,0 +1,197 @@
+"""While a module attends by hand: watch what it does, or let the prefix take part.
+
+Both see every function that the module calls (a `TorchFunctionMode`), and wait for a product of scores, the softmax
+over it, and the product of its weights with values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..attention import AttentionCall, Prefix, attend_with_prefix
+from .products import Product, batch_size, canonical, each_query, prefix_scores, prefix_values, read_product
+from .shares import Normaliser, Scores, Weights, carry, follow, share_of
+
+Give = Callable[[int], Prefix | None]  # the prefix for a batch of so many rows
+
+
+class AttentionByHand(TorchFunctionMode):
+    """What both have in common: telling the steps of attention apart."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return self.attend(*args, **kwargs)
+        step = self._normalising(func, args, kwargs)
+        if step is not None:
+            return step(func, share_of(args[0]), args, kwargs)
+        product = read_product(func, args, kwargs)
+        weights = None if product is None else share_of(product.left)
+        if isinstance(weights, Weights) and not weights.spent:
+            weights.spent.append(True)
+            return self.values(func, product, weights, args, kwargs)
+        result = func(*args, **kwargs)
+        if product is not None:
+            carry(result, Scores(product))
+        else:
+            follow(func, args, kwargs, result)
+        return result
+
+    def _normalising(self, func: Callable, args: Any, kwargs: Any) -> Callable | None:
+        """The method for this step from scores to weights, if it is one: a softmax, or one written out."""
+        share = share_of(args[0]) if args else None
+        if not isinstance(share, Scores):
+            return None
+        name = func.__name__
+        if name in ("softmax", "logsumexp") and _over_last(args, kwargs):
+            return getattr(self, name)
+        if name in ("sub", "__sub__") and isinstance(share_of(args[1]), Normaliser):
+            return self.normalised
+        return self.exp if name == "exp" and share.normalised else None
+
+    def normalised(self, func: Callable, scores: Scores, args: Any, kwargs: Any) -> Tensor:
+        """Scores less their log-sum-exp."""
+        result = func(*args, **kwargs)
+        carry(result, replace(scores.then(lambda own: own - args[1]), normalised=True))
+        return result
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """A whole attention in one call."""
+        raise NotImplementedError
+
+    def softmax(self, func: Callable, scores: Scores, args: Any, kwargs: Any) -> Tensor:
+        """Scores become weights."""
+        raise NotImplementedError
+
+    def logsumexp(self, func: Callable, scores: Scores, args: Any, kwargs: Any) -> Tensor:
+        """The first half of a softmax that is written out ..."""
+        raise NotImplementedError
+
+    def exp(self, func: Callable, scores: Scores, args: Any, kwargs: Any) -> Tensor:
+        """... and the second."""
+        raise NotImplementedError
+
+    def values(self, func: Callable, product: Product, weights: Weights, args: Any, kwargs: Any) -> Tensor:
+        """Weights meet values."""
+        raise NotImplementedError
+
+
+def _over_last(args: Any, kwargs: Any) -> bool:
+    dim = kwargs.get("dim", args[1] if len(args) > 1 else None)
+    return dim in (-1, args[0].dim() - 1)
+
+
+class Watch(AttentionByHand):
+    """Tells ``see`` of every attention: query (1, H, T, D_k), key (1, G, S, D_k) and value (1, G, S, D_v)."""
+
+    def __init__(self, see: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
+        super().__init__()
+        self.see = see
+
+    def attend(self, query, key, value, *args, **kwargs):
+        self.see(query, key, value)
+        return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+
+    def softmax(self, func, scores, args, kwargs):
+        result = func(*args, **kwargs)
+        carry(result, Weights(scores, None))
+        return result
+
+    exp = softmax
+
+    def logsumexp(self, func, scores, args, kwargs):
+        result = func(*args, **kwargs)
+        carry(result, Normaliser(scores))
+        return result
+
+    def values(self, func, product, weights, args, kwargs):
+        asked = weights.scores.product
+        self.see(
+            canonical(asked, asked.left, asked.left_axes, asked.summed),
+            canonical(asked, asked.right, asked.right_axes, asked.summed),
+            canonical(product, product.right, product.right_axes, product.of_right),
+        )
+        return func(*args, **kwargs)
+
+
+class Serve(AttentionByHand):
+    """Lets a prefix take part in every attention of one call of one module."""
+
+    def __init__(self, module: nn.Module, heads: int, give: Give) -> None:
+        super().__init__()
+        self.module, self.heads, self.give = module, heads, give
+        self.prefix: Prefix | None = None
+
+    def attend(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **options):
+        def attend(module, query, key, value, mask, is_causal=False):
+            own = F.scaled_dot_product_attention(
+                query, key, value, mask, dropout_p, is_causal and mask is None, **options
+            )
+            return own.transpose(1, 2), None
+
+        call = AttentionCall(attend, "sdpa", self.module, query, key, value, attn_mask, {"is_causal": is_causal})
+        prefix = self.give(query.shape[0])
+        out, _ = call.run() if prefix is None else attend_with_prefix(call, prefix)
+        return out.transpose(1, 2)
+
+    def softmax(self, func, scores, args, kwargs):
+        own = self._scores(scores, args[0].dtype)
+        if own is None:
+            return func(*args, **kwargs)
+        together = func(torch.cat([own, args[0]], dim=-1), *args[1:], **kwargs)
+        share, weights = together.split([own.shape[-1], args[0].shape[-1]], dim=-1)
+        if self.prefix.gate is not None:
+            weights, share = self._gated(func(*args, **kwargs), share, scores)
+        carry(weights, Weights(scores, share))
+        return weights
+
+    def logsumexp(self, func, scores, args, kwargs):
+        result, own = func(*args, **kwargs), self._scores(scores, args[0].dtype)
+        if own is not None:
+            result = torch.logaddexp(result, func(own, *args[1:], **kwargs))
+        carry(result, Normaliser(scores))
+        return result
+
+    def exp(self, func, scores, args, kwargs):
+        result, own = func(*args, **kwargs), self._scores(scores, args[0].dtype)
+        if own is not None:
+            if self.prefix.gate is not None:
+                raise NotImplementedError(
+                    f"{type(self.module).__name__} writes its softmax out: gate=True is not possible."
+                )
+            carry(result, Weights(scores, own.exp()))
+        return result
+
+    def _scores(self, scores: Scores, dtype: torch.dtype) -> Tensor | None:
+        """The prefix's scores (..., P) beside those that have come to the softmax."""
+        product = scores.product
+        if self.prefix is None:
+            self.prefix = self.give(batch_size(product, self.heads))
+        if self.prefix is None:
+            return None
+        own = prefix_scores(product, self.prefix.key)
+        if self.prefix.visible is not None:
+            bias = torch.zeros_like(self.prefix.key[..., 0])
+            bias = bias.masked_fill(~self.prefix.visible[:, None], torch.finfo(own.dtype).min)
+            own = own + each_query(product, bias)
+        return scores.carried(own).to(dtype)
+
+    def _gated(self, base: Tensor, share: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
+        """`attention.gated` for weights: ``base`` over the sequence alone, ``share`` over [P; sequence]."""
+        product = scores.product
+        every = prefix_scores(product, torch.zeros_like(self.prefix.key))  # for its shape
+        gate = scores.carried(each_query(product, self.prefix.gate).expand_as(every), shape_only=True)
+        mass = (gate.abs() * share).sum(-1, keepdim=True)
+        rest = (1 - share.sum(-1, keepdim=True) + mass).clamp_min(torch.finfo(share.dtype).eps)
+        return base * (1 - mass / rest), gate * share / rest
+
+    def values(self, func, product, weights, args, kwargs):
+        result = func(*args, **kwargs)
+        return result + prefix_values(product, weights.share, self.prefix.value).to(result.dtype)

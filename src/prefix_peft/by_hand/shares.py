@@ -1,0 +1,135 @@
+"""The share of the prefix, which a tensor of attention scores or weights carries beside it.
+
+What happens to scores on their way to the softmax, and to weights on their way to the values, happens to the prefix's
+columns too, unless it is about the keys of the sequence (masks, position biases).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .products import Product
+
+Step = Callable[[Tensor], Tensor]
+
+SCALINGS: dict[str, Callable[..., Tensor]] = {
+    name: function
+    for function, names in {
+        torch.mul: ("mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__"),
+        torch.div: ("div", "div_", "divide", "true_divide", "__div__", "__truediv__", "__itruediv__"),
+    }.items()
+    for name in names
+}
+ELEMENT_BY_ELEMENT = {"to", "type", "type_as", "float", "half", "bfloat16", "double", "tanh", "dropout"}
+TRANSPOSITIONS = {"transpose", "permute", "swapaxes", "movedim"}
+OF_OTHER_CONTENT = {"expand_as", "view_as", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
+
+_born = itertools.count()
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of the sequence; the prefix's are computed when they come to a softmax, for most products never do."""
+
+    product: Product
+    steps: tuple[tuple[Step, bool], ...] = ()  # what happened since, and whether it changed the shape only
+    born: int = field(default_factory=lambda: next(_born))
+    normalised: bool = False  # their log-sum-exp has been taken off: what is left to do is exp
+
+    def then(self, step: Step, *, of_shape: bool = False) -> Scores:
+        return replace(self, steps=(*self.steps, (step, of_shape)))
+
+    def carried(self, own: Tensor, *, shape_only: bool = False) -> Tensor:
+        """What has become of a tensor that began beside the product."""
+        for step, of_shape in self.steps:
+            own = step(own) if of_shape or not shape_only else own
+        return own
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights of the sequence after a softmax; ``share`` (..., P) are the prefix's, None while only watching."""
+
+    scores: Scores
+    share: Tensor | None
+    spent: list[bool] = field(default_factory=list)  # not empty once a product with values has had the share
+
+    def then(self, step: Step, *, of_shape: bool = False) -> Weights:
+        return self if self.share is None else replace(self, share=step(self.share))
+
+
+@dataclass(frozen=True)
+class Normaliser:
+    """The log-sum-exp over scores, of families that write the softmax out."""
+
+    scores: Scores
+
+
+Share = Scores | Weights
+
+
+def share_of(tensor: Any) -> Share | Normaliser | None:
+    """What ``tensor`` carries."""
+    return getattr(tensor, "prefix_kv_share", None)
+
+
+def carry(tensor: Any, share: Share | Normaliser | None) -> None:
+    """Let ``tensor`` carry ``share``, or nothing."""
+    if isinstance(tensor, Tensor):
+        tensor.prefix_kv_share = share  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def follow(function: Callable, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
+    """Let the result of any other function carry on what its arguments carried."""
+    name = function.__name__
+    carriers = [arg for arg in _tensors(args, kwargs) if isinstance(share_of(arg), (Scores, Weights))]
+    if not carriers or not isinstance(result, Tensor) or name in OF_OTHER_CONTENT:
+        return
+    carrier = min(carriers, key=_age)
+    if name in SCALINGS:
+        share = _scaled(SCALINGS[name], args, carrier)
+    elif name in ELEMENT_BY_ELEMENT or name in TRANSPOSITIONS:
+        share = _likewise(function, args, kwargs, carrier)
+    else:
+        share = _reshaped(result, carrier)
+    carry(result, share)
+
+
+def _age(tensor: Tensor) -> int:
+    """The product of queries and keys comes first, those with positions and segments later."""
+    share = share_of(tensor)
+    return share.born if isinstance(share, Scores) else -1
+
+
+def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
+    flat = [part for arg in (*args, *kwargs.values()) for part in (arg if isinstance(arg, (tuple, list)) else [arg])]
+    return [part for part in flat if isinstance(part, Tensor)]
+
+
+def _scaled(scale: Callable[..., Tensor], args: Sequence[Any], carrier: Tensor) -> Share | None:
+    share, factor = share_of(carrier), next(arg for arg in args if arg is not carrier)
+    if share is None or (isinstance(factor, Tensor) and factor.dim() and factor.shape[-1] != 1):
+        return share  # a mask over the keys
+    return share.then(lambda own: scale(own, factor))
+
+
+def _likewise(function: Callable, args: Sequence[Any], kwargs: dict[str, Any], carrier: Tensor) -> Share | None:
+    share = share_of(carrier)
+    if share is None or args[0] is not carrier:
+        return None
+    return share.then(lambda own: function(own, *args[1:], **kwargs), of_shape=function.__name__ in TRANSPOSITIONS)
+
+
+def _reshaped(result: Tensor, carrier: Tensor) -> Share | None:
+    share, lead = share_of(carrier), result.shape[:-1]
+    if share is None or lead == carrier.shape[:-1]:
+        return share
+    if lead.numel() != carrier.shape[:-1].numel():
+        return None
+    return share.then(lambda own: own.reshape(*lead, own.shape[-1]), of_shape=True)
