@@ -41,6 +41,7 @@ class Anatomy:
     sites: dict[str, Site]  # by module name
     position_tables: dict[str, str]  # the module names of learned position tables, by role
     fingerprint: list[float]  # a few keys of a fixed token at a few sites: other weights, other numbers
+    source_shape: tuple[int, ...] | None = None  # of what the encoder reads, where that is not tokens
 
 
 _seen: weakref.WeakKeyDictionary[PreTrainedModel, Anatomy] = weakref.WeakKeyDictionary()
@@ -64,15 +65,21 @@ def remembered_anatomy(model: nn.Module) -> Anatomy | None:
 
 def _watch(model: PreTrainedModel) -> Anatomy:
     from .hook import Call, calling, install
+    from .source import example_shape, reads_tokens
 
     install()
     names = {module: name for name, module in model.named_modules()}
     encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+    shape, source = None, ENCODER_TOKENS
+    if encoder_decoder and not reads_tokens(model):
+        with undisturbed(model):
+            shape, source = example_shape(model)
     sites: dict[str, Site] = {}
     keys: list[Tensor] = []
 
     def see(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> bool:
-        role = _role(query.shape[2], key.shape[2], encoder_decoder, getattr(module, "is_causal", True))
+        causal = getattr(module, "is_causal", True)
+        role = _role(query.shape[2], key.shape[2], source if encoder_decoder else None, causal)
         site = Site(names[module], role, key.shape[1], key.shape[-1], value.shape[-1])
         sites.setdefault(site.name, site)
         keys.append(key[0, 0, 0, :FINGERPRINT_KEYS].float())
@@ -80,33 +87,36 @@ def _watch(model: PreTrainedModel) -> Anatomy:
 
     positions = _PositionWatch()
     with undisturbed(model), calling(Call(watcher=see)), positions:
-        model(**_tiny_inputs(model, encoder_decoder))
+        model(**_tiny_inputs(model, encoder_decoder, shape))
     _check_complete(model, {site.role for site in sites.values()}, encoder_decoder)
     weights = {id(parameter): name.rpartition(".")[0] for name, parameter in model.named_parameters()}
     only = None if encoder_decoder else next(iter(sites.values())).role
     tables = {
-        only or ("encoder" if length == ENCODER_TOKENS else "decoder"): weights[table]
+        only or ("decoder" if length == DECODER_TOKENS else "encoder"): weights[table]
         for length, table in positions.tables.items()
         if table in weights
     }
     spread = [keys[i * (len(keys) - 1) // FINGERPRINT_SITES] for i in range(FINGERPRINT_SITES + 1)]
-    return Anatomy(sites, tables, [float(f"{number:.4g}") for number in torch.cat(spread).tolist()])
+    return Anatomy(sites, tables, [float(f"{number:.4g}") for number in torch.cat(spread).tolist()], shape)
 
 
-def _role(queries: int, keys: int, encoder_decoder: bool, is_causal: bool) -> str:
-    if not encoder_decoder:
+def _role(queries: int, keys: int, source: int | None, is_causal: bool) -> str:
+    """``source``: how many states the encoder hands over; None where there is no encoder beside a decoder."""
+    if source is None:
         return "decoder" if is_causal else "encoder"
-    if queries == ENCODER_TOKENS:
+    if queries != DECODER_TOKENS:
         return "encoder"
-    return "cross" if keys == ENCODER_TOKENS else "decoder"
+    return "cross" if keys == source else "decoder"
 
 
-def _tiny_inputs(model: PreTrainedModel, encoder_decoder: bool) -> dict[str, object]:
-    """A few equal tokens: enough to make every layer attend once."""
+def _tiny_inputs(model: PreTrainedModel, encoder_decoder: bool, shape: tuple[int, ...] | None) -> dict[str, object]:
+    """A few equal tokens: enough to make every layer attend once. Silence or black of ``shape`` where that is read."""
     device = token_table(model).device
     token = min(7, len(token_table(model)) - 1)
     source = ENCODER_TOKENS if encoder_decoder else DECODER_TOKENS
     inputs: dict[str, object] = {"input_ids": torch.full((1, source), token, device=device)}
+    if shape is not None:
+        inputs = {model.main_input_name: torch.zeros(shape, dtype=model.dtype, device=device)}
     if encoder_decoder:
         inputs["decoder_input_ids"] = torch.full((1, DECODER_TOKENS), token, device=device)
     if "use_cache" in inspect.signature(model.forward).parameters:
@@ -143,7 +153,7 @@ class _PositionWatch(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is F.embedding and args[0].numel() > 1:
             rows = args[0].flatten()
-            if bool((rows.diff() == 1).all()):
+            if rows.numel() < len(args[1]) and bool((rows.diff() == 1).all()):  # one used whole has no room to shift
                 self.tables.setdefault(rows.numel(), id(args[1]))
         return func(*args, **(kwargs or {}))
 
