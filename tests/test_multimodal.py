@@ -18,11 +18,9 @@ EXACT = {"atol": 5e-5, "rtol": 0.0}  # float32 rounds logits of 15 to 2e-6, thro
 @torch.no_grad()
 def test_a_model_that_also_sees_has_its_prefix_in_the_text(family):
     base, given = mm.build(family), mm.image_and_text(family)
-    attends = []
-    for name, module in base.named_modules():
-        if name.endswith(".self_attn") and not {"vision_tower", "vision_model", "visual"} & set(name.split(".")):
-            attends.append(name)
-    assert list(anatomy_of(base).sites) == attends and len(attends) == 3
+    attending = [name for name, _ in base.named_modules() if name.endswith(".self_attn")]
+    sites = [name for name in attending if not {"vision_tower", "vision_model", "visual"} & set(name.split("."))]
+    assert list(anatomy_of(base).sites) == sites and len(sites) == 3
     expected = base(**given).logits
     assert not torch.allclose(base(**mm.image_and_text(family, seed=1)).logits, expected, atol=0.1), "it must see"
     model = tiny.fill(prefix_peft.wrap(base, P)).eval()
@@ -168,7 +166,7 @@ def test_words_cannot_become_the_prefix_of_an_encoder_of_sound():
         initialize_kv_prefix_from_tokens(model, tiny.tokens(1, P))
     with pytest.raises(ValueError, match="reads input_features"):
         initialize_kv_prefix_from_text(model, lambda *_, **__: {"input_ids": [7] * P}, "a b c d e")
-    with pytest.raises(ValueError, match="reads input_features.*Leave init_text out"):
+    with pytest.raises(ValueError, match=r"reads input_features.*Leave init_text out"):
         prefix_peft.wrap(mm.build("whisper"), P, init_text="words")
 
 
