@@ -15,6 +15,7 @@ from typing import cast
 
 import torch
 import torch.nn.functional as F
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
@@ -86,7 +87,7 @@ def _watch(model: PreTrainedModel) -> Anatomy:
         return False  # the attention itself need not run
 
     positions = _PositionWatch()
-    with undisturbed(model), calling(Call(watcher=see)), positions:
+    with undisturbed(model), _without_other_adapters(model), calling(Call(watcher=see)), positions:
         model(**_tiny_inputs(model, encoder_decoder, shape))
     _check_complete(model, {site.role for site in sites.values()}, encoder_decoder)
     weights = {id(parameter): name.rpartition(".")[0] for name, parameter in model.named_parameters()}
@@ -141,6 +142,20 @@ def undisturbed(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
+
+
+@contextmanager
+def _without_other_adapters(model: PreTrainedModel) -> Iterator[None]:
+    """A model shows the same of itself whatever LoRA or another method adds to it."""
+    layers = [layer for layer in model.modules() if isinstance(layer, BaseTunerLayer)]
+    layers = [layer for layer in layers if not layer.disable_adapters and not layer.merged]  # merged: part of the base
+    for layer in layers:
+        layer._disable_adapters = True  # enable_adapters() would change what trains as well
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._disable_adapters = False
 
 
 class _PositionWatch(TorchFunctionMode):
