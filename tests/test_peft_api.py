@@ -229,12 +229,3 @@ def test_the_prefix_is_not_in_the_cache_and_the_callers_mask_is_his(model):
         one_more = model(IDS[:, :1], past_key_values=out.past_key_values).logits
         whole = model(torch.cat([IDS, IDS[:, :1]], dim=1)).logits[:, -1:]
     torch.testing.assert_close(one_more, whole, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_bases_keep_a_float32_prefix(dtype):
-    model = prefix_peft.wrap(tiny.build("llama").to(dtype), 3)
-    assert {p.dtype for p in tiny.prefix_parameters(model).values()} == {torch.float32}
-    loss = model(IDS, labels=IDS).loss
-    loss.backward()
-    assert loss.isfinite() and all(p.grad.isfinite().all() for p in tiny.prefix_parameters(model).values())
