@@ -160,6 +160,21 @@ def test_a_prefix_longer_than_the_sound_has_states_repeats_them():
         torch.testing.assert_close(p_key[:, 20:], p_key[:, :3], atol=0.1 * float(p_key.std()), rtol=0)
 
 
+@torch.no_grad()
+def test_positions_of_a_decoder_of_sound_can_be_shifted():
+    """Whisper indexes its table of learned positions; those of its encoder are all in use."""
+    assert anatomy_of(mm.build("whisper")).position_tables == {"decoder": "model.decoder.embed_positions"}
+    model = tiny.fill(prefix_peft.wrap(mm.build("whisper"), P, position_mode="shift")).eval()
+    given = mm.source_and_text("whisper")
+    shifted = model(**given).logits
+    step = model.generate(given["input_features"], max_new_tokens=6, do_sample=False)
+    model.peft_config["default"].position_mode = "keep"
+    assert not torch.allclose(model(**given).logits, shifted, atol=1e-3)
+    own = {"decoder_position_ids": torch.arange(P, P + 5)[None].expand(2, -1)}
+    torch.testing.assert_close(model(**given, **own).logits, shifted, **EXACT)
+    assert not torch.equal(model.generate(given["input_features"], max_new_tokens=6, do_sample=False), step)
+
+
 def test_words_cannot_become_the_prefix_of_an_encoder_of_sound():
     model = prefix_peft.wrap(mm.build("whisper"), P)
     with pytest.raises(ValueError, match="encoder of WhisperForConditionalGeneration reads input_features, so no"):

@@ -3,8 +3,10 @@
 import pytest
 import tiny
 import torch
+from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
+from trl import SFTConfig, SFTTrainer
 
 import prefix_peft
 from prefix_peft import PrefixConfig
@@ -140,18 +142,16 @@ def test_autocast_to_bfloat16(tmp_path):
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "gradient checkpointing"])
 @pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bfloat16"])
 def test_supervised_fine_tuning_by_trl(tmp_path, checkpointing, mixed):
-    trl = pytest.importorskip("trl", reason="TRL is not installed")
-    datasets = pytest.importorskip("datasets", reason="datasets, which TRL needs, is not installed")
     texts = [{"prompt": "t5 t6", "completion": f" t{i} t{i + 1} t{i + 2}"} for i in range(20, 28)]
     options = {"gradient_checkpointing": checkpointing, "bf16": mixed, "max_steps": 8, "learning_rate": 0.1}
     plain = {"optim": "sgd", "lr_scheduler_type": "constant", "per_device_train_batch_size": 8, "save_steps": 8}
     quiet = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "logging_steps": 1}
     base = tiny.build("llama")
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    trainer = trl.SFTTrainer(
+    trainer = SFTTrainer(
         model=base,
-        args=trl.SFTConfig(output_dir=str(tmp_path), **plain | quiet | options),
-        train_dataset=datasets.Dataset.from_list(texts),
+        args=SFTConfig(output_dir=str(tmp_path), **plain | quiet | options),
+        train_dataset=Dataset.from_list(texts),
         processing_class=tiny.tokenizer(),
         peft_config=PrefixConfig(num_virtual_tokens=P, task_type="CAUSAL_LM"),
     )

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from .hook import current_call
 from .layer import PrefixLayer, prefix_layers
-from .sites import anatomy_of
+from .sites import anatomy_of, looked_up
 
 
 def place(model: PreTrainedModel) -> None:
@@ -47,15 +47,17 @@ def _shifted_forward(table: nn.Embedding, layer: PrefixLayer, *args: Any, **kwar
 
 
 class _Shift(TorchFunctionMode):
-    """Adds to the indices of one embedding table."""
+    """Adds to the indices of one table."""
 
     def __init__(self, weight: Tensor, shift: int | Tensor) -> None:
         super().__init__()
         self.weight, self.shift = weight, shift
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.embedding and args[1] is self.weight:
-            args = (self._shifted(args[0]), *args[1:])
+        found = looked_up(func, args)
+        if found is not None and found[0] is self.weight:
+            rows = self._shifted(found[1])
+            args = (rows, *args[1:]) if func is F.embedding else (self.weight, rows)
         return func(*args, **(kwargs or {}))
 
     def _shifted(self, index: Tensor) -> Tensor:

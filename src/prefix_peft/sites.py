@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +93,7 @@ def _watch(model: PreTrainedModel) -> Anatomy:
     weights = {id(parameter): name.rpartition(".")[0] for name, parameter in model.named_parameters()}
     only = None if encoder_decoder else next(iter(sites.values())).role
     tables = {
-        only or ("decoder" if length == DECODER_TOKENS else "encoder"): weights[table]
+        only or ("encoder" if length == ENCODER_TOKENS else "decoder"): weights[table]
         for length, table in positions.tables.items()
         if table in weights
     }
@@ -158,18 +158,31 @@ def _without_other_adapters(model: PreTrainedModel) -> Iterator[None]:
             layer._disable_adapters = False
 
 
+def looked_up(func: object, args: tuple[Any, ...]) -> tuple[Tensor, Tensor] | None:
+    """The table and the rows that are asked of it, where a model calls an embedding or indexes a parameter."""
+    if func is F.embedding:
+        return args[1], args[0]
+    if func is not Tensor.__getitem__ or not isinstance(args[0], nn.Parameter):
+        return None
+    table, index = args
+    if isinstance(index, slice):
+        return table, torch.arange(len(table), device=table.device)[index]
+    return (table, index) if isinstance(index, Tensor) and index.dtype == torch.long else None
+
+
 class _PositionWatch(TorchFunctionMode):
-    """Finds learned position tables: embeddings that are asked for consecutive rows although all tokens are equal."""
+    """Finds learned position tables: asked for as many consecutive rows as there are tokens, although all are equal."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tables: dict[int, int] = {}  # number of positions asked for -> id of the table
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is F.embedding and args[0].numel() > 1:
-            rows = args[0].flatten()
-            if rows.numel() < len(args[1]) and bool((rows.diff() == 1).all()):  # one used whole has no room to shift
-                self.tables.setdefault(rows.numel(), id(args[1]))
+        found = looked_up(func, args)
+        if found is not None and found[1].numel() in (ENCODER_TOKENS, DECODER_TOKENS):
+            rows = found[1].flatten()
+            if bool((rows.diff() == 1).all()):
+                self.tables.setdefault(rows.numel(), id(found[0]))
         return func(*args, **(kwargs or {}))
 
 
