@@ -121,7 +121,8 @@ def test_the_mlp_is_fitted_to_the_tokens_and_states_its_residual():
 @pytest.mark.parametrize("gate", [False, True])
 @torch.no_grad()
 def test_real_words_by_config(tmp_path, gate):
-    tokenizer = word_tokenizer(tmp_path)
+    tokenizer = tiny.tokenizer()
+    tokenizer.save_pretrained(tmp_path)
     options = {"init_text": "t7 t8 t9", "tokenizer_name_or_path": str(tmp_path), "gate": gate}
     model = prefix_peft.wrap(tiny.build("llama"), P, **options)
     ids = torch.tensor(tokenizer("t7 t8 t9")["input_ids"])
@@ -174,18 +175,8 @@ def of_tokens_of_length(family, ids):
     return model
 
 
-def word_tokenizer(path):
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(tiny.VOCAB)}, unk_token="t3"))
-    words.pre_tokenizer = pre_tokenizers.Whitespace()
-    fast = tr.PreTrainedTokenizerFast(tokenizer_object=words)
-    fast.save_pretrained(path)
-    return fast
-
-
-def test_text_must_be_exactly_as_long_as_the_prefix(tmp_path):
-    model, tokenizer = prefix_peft.wrap(tiny.build("llama"), P), word_tokenizer(tmp_path)
+def test_text_must_be_exactly_as_long_as_the_prefix():
+    model, tokenizer = prefix_peft.wrap(tiny.build("llama"), P), tiny.tokenizer()
     assert initialize_kv_prefix_from_text(model, tokenizer, text="t9 t8 t7 t6 t5") == 0
     before = [p.clone() for p in tiny.prefix_parameters(model).values()]
     with pytest.raises(ValueError, match=r"3 tokens cannot become the 5 virtual tokens of model.layers.0.self_attn"):

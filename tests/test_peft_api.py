@@ -199,19 +199,6 @@ def test_transformers_own_add_and_load_adapter(model, tmp_path):
     assert torch.equal(logits(peft.PeftModel.from_pretrained(tiny.build("llama"), tmp_path / "again")), logits(model))
 
 
-@pytest.mark.filterwarnings("ignore:Already found a `peft_config`")
-def test_lora_and_a_prefix_on_one_model_through_transformers():
-    base = tiny.build("llama")
-    base.add_adapter(peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False), adapter_name="lora")
-    with_lora = logits(base.eval())
-    base.add_adapter(config(), adapter_name="ours")
-    tiny.fill_adapter(base, "ours", seed=1)
-    base.set_adapter(["lora", "ours"])
-    assert not torch.allclose(logits(base.eval()), with_lora, atol=0.1)
-    base.set_adapter(["lora"])
-    assert torch.equal(logits(base.eval()), with_lora)
-
-
 def test_status_reports(model):
     assert model.get_model_status().trainable_params == 504
     assert {layer.module_type for layer in model.get_layer_status()} == {"PrefixLayer"}
@@ -242,12 +229,3 @@ def test_the_prefix_is_not_in_the_cache_and_the_callers_mask_is_his(model):
         one_more = model(IDS[:, :1], past_key_values=out.past_key_values).logits
         whole = model(torch.cat([IDS, IDS[:, :1]], dim=1)).logits[:, -1:]
     torch.testing.assert_close(one_more, whole, atol=1e-4, rtol=1e-4)
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_bases_keep_a_float32_prefix(dtype):
-    model = prefix_peft.wrap(tiny.build("llama").to(dtype), 3)
-    assert {p.dtype for p in tiny.prefix_parameters(model).values()} == {torch.float32}
-    loss = model(IDS, labels=IDS).loss
-    loss.backward()
-    assert loss.isfinite() and all(p.grad.isfinite().all() for p in tiny.prefix_parameters(model).values())

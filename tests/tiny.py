@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import torch
 import transformers as tr
+from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GenerationConfig, PreTrainedModel
 
 VOCAB, PAD, BOS, EOS = 97, 0, 1, 2
@@ -108,6 +109,14 @@ def inputs(family: str, batch: int = 2, length: int = 9) -> dict[str, torch.Tens
     if family in CAUSAL:
         return {"input_ids": tokens(batch, length)}
     return {"input_ids": tokens(batch, length), "decoder_input_ids": tokens(batch, length - 2, seed=1)}
+
+
+def tokenizer() -> tr.PreTrainedTokenizerFast:
+    """Reads "t7 t8" as tokens 7 and 8."""
+    words = Tokenizer(models.WordLevel({f"t{i}": i for i in range(VOCAB)}, unk_token="t3"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    special = {"pad_token": f"t{PAD}", "bos_token": f"t{BOS}", "eos_token": f"t{EOS}", "unk_token": "t3"}
+    return tr.PreTrainedTokenizerFast(tokenizer_object=words, **special)
 
 
 def fill(model: torch.nn.Module, seed: int = 3, std: float = 0.7) -> torch.nn.Module:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import os
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +142,8 @@ def check_tensors(state_dict: dict[str, Tensor], model: nn.Module, adapter_name:
 
 
 def _compare(found: Shapes, needed: Shapes, config: PrefixConfig, model_name: str) -> None:
-    saved = [*(config.modules_to_save or ()), *EMBEDDING_LAYER_NAMES]
-    ours = {key: shape for key, shape in found.items() if key in needed or not set(key.split(".")) & set(saved)}
+    saved = (*(config.modules_to_save or ()), *EMBEDDING_LAYER_NAMES)
+    ours = {key: shape for key, shape in found.items() if key in needed or not _belongs_to(key, saved)}
     faults = [f"missing {key} {needed[key]}" for key in needed if key not in ours]
     faults += [f"unexpected {key} {ours[key]}" for key in ours if key not in needed]
     faults += [
@@ -158,3 +159,8 @@ def _compare(found: Shapes, needed: Shapes, config: PrefixConfig, model_name: st
             + "".join(f"\n  {fault}" for fault in faults[:8])
             + more
         )
+
+
+def _belongs_to(key: str, endings: tuple[str, ...]) -> bool:
+    """Whether a tensor is of a module whose name ends so, which is how PEFT reads ``modules_to_save``."""
+    return any(name.endswith(endings) for name in accumulate(key.split("."), "{}.{}".format))

@@ -24,7 +24,7 @@ from .layer import prefix_layers
 
 
 def keep_frozen(model: nn.Module) -> None:
-    """From now on ``model`` is quiet when it trains, unless an active adapter asks for ``base_dropout``."""
+    """From now on ``model`` is quiet when a prefix trains, unless an active one asks for ``base_dropout``."""
     if _before_forward not in model._forward_pre_hooks.values():
         model.register_forward_pre_hook(_before_forward, with_kwargs=True)
         if any(map(_is_reversible, model.modules())):
@@ -47,7 +47,8 @@ def release(model: nn.Module) -> None:
 def _before_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
     if not model.training:
         return None
-    quiet = not any(config.base_dropout for config in _active_configs(model))
+    dropout = [config.base_dropout for config in _active_configs(model)]
+    quiet = bool(dropout) and not any(dropout)  # without an active prefix something else trains, in its own way
     for module in _base_modules(model):
         if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
             function: Any = module._gradient_checkpointing_func

@@ -41,6 +41,11 @@ _open_calls = 0
 _counting = Lock()
 
 
+def no_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """Zeros (B, T, H, D_v), for a watcher that does not need the attention itself."""
+    return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
+
+
 @contextmanager
 def calling(call: Call) -> Iterator[None]:
     """Everything that attends inside the ``with`` block, in this thread or task, belongs to ``call``."""

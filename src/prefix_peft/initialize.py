@@ -24,7 +24,8 @@ from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder
 from .hook import Call, calling
 from .layer import PrefixLayer, prefix_layers
-from .sites import anatomy_of, token_table, undisturbed
+from .sites import anatomy_of
+from .trial import is_encoder_decoder, token_table, undisturbed
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +64,7 @@ def initialize_kv_prefix_from_tokens(
         ValueError: not exactly ``num_virtual_tokens`` tokens, several rows, or an unknown adapter.
     """
     base, name = _resolve(model, adapter_name)
+    _check_reads_tokens(base)
     layers = _layers(base, name)
     config = layers[0].config[name]
     tokens = _tokens("input_ids", input_ids, attention_mask)
@@ -98,6 +100,7 @@ def starting_tokens(model: PreTrainedModel, config: PrefixConfig) -> Tensor | No
     if config.inference_mode:
         return None
     if config.init_text is not None:
+        _check_reads_tokens(model)
         return _words(_tokenizer(model, config), config.init_text)
     return _ordinary_tokens(model)
 
@@ -184,7 +187,10 @@ def _inputs(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> d
     device = token_table(model).device
     known = inspect.signature(model.forward).parameters
     inputs: dict[str, Any] = {"input_ids": tokens.to(device)}
-    if getattr(model.config, "is_encoder_decoder", False):
+    shape = anatomy_of(model).source_shape
+    if shape is not None:
+        inputs = {model.main_input_name: torch.randn(shape, dtype=model.dtype, device=device)}
+    if is_encoder_decoder(model):
         inputs["decoder_input_ids"] = decoder_tokens.to(device)
     elif "position_ids" in known and not anatomy_of(model).positions:
         inputs["position_ids"] = torch.arange(-tokens.shape[1], 0, device=device)[None]
@@ -249,6 +255,14 @@ def _resolve(model: nn.Module, adapter_name: str | None) -> tuple[PreTrainedMode
 
 def _layers(base: PreTrainedModel, name: str) -> list[PrefixLayer]:
     return [layer for layer in prefix_layers(base) if name in layer.prefix_kv_encoder]
+
+
+def _check_reads_tokens(model: PreTrainedModel) -> None:
+    if anatomy_of(model).source_shape is not None:
+        raise ValueError(
+            f"the encoder of {type(model).__name__} reads {model.main_input_name}, so no prefix of it can be made of "
+            "tokens. Leave init_text out: the prefix then starts among random activations."
+        )
 
 
 def _tokens(argument: str, ids: Tensor, mask: Tensor | None) -> Tensor:

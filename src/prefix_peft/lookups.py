@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from .trial import DECODER_TOKENS, ENCODER_TOKENS
 
 # By the name of the function: which argument is the table, and which the rows that are asked for.
 ARGUMENTS = {"embedding": (1, 0), "index_select": (0, 2), "gather": (0, 2), "__getitem__": (0, 1)}
@@ -23,11 +26,20 @@ class LookUp(NamedTuple):
 def rows_of(function: Callable, args: Sequence[Any], module: nn.Module) -> Tensor | None:
     """The rows for which this call asks a table of ``module``, or None where it is no look-up."""
     name = getattr(function, "__name__", "")
-    table, rows = (args[i] if i < len(args) else None for i in ARGUMENTS.get(name, (0, len(args))))
-    if not isinstance(rows, Tensor) or rows.is_floating_point() or rows.dtype.itemsize < 4:
+    if name not in ARGUMENTS or len(args) <= max(ARGUMENTS[name]):
         return None
+    table, rows = (args[i] for i in ARGUMENTS[name])
     own = any(table is tensor for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
-    return rows if own or name == "gather" else None  # whose table has been repeated for each row of the batch
+    if not own and name != "gather":  # from a table that has been repeated for each row of the batch
+        return None
+    if isinstance(rows, slice):
+        return torch.arange(len(table), device=table.device)[rows]
+    return rows if isinstance(rows, Tensor) and rows.dtype in (torch.int32, torch.int64) else None
+
+
+def _size(function: str, args: Sequence[Any]) -> int:
+    """How many positions the table has."""
+    return args[ARGUMENTS[function][0]].shape[args[1] if function in ALONG_A_DIMENSION else 0]
 
 
 class PositionWatch(TorchFunctionMode):
@@ -40,9 +52,11 @@ class PositionWatch(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         rows = rows_of(func, args, self.running[-1]) if self.running else None
-        if rows is not None and rows.numel() > 1:
+        if rows is not None:
             rows = rows.movedim(args[1], -1) if func.__name__ == "gather" else rows.flatten()
-            if rows.shape[-1] > 1 and bool((rows.diff() == 1).all()):
+            count = rows.shape[-1] if rows.numel() else 0
+            of_tokens = count in (ENCODER_TOKENS, DECODER_TOKENS) if isinstance(args[1], slice) else count > 1
+            if of_tokens and count < _size(func.__name__, args) and bool((rows.diff() == 1).all()):
                 self.found.append((self.running[-1], func.__name__))
         return func(*args, **(kwargs or {}))
 
@@ -57,9 +71,9 @@ class Shift(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         rows = rows_of(func, args, self.module) if getattr(func, "__name__", "") == self.function else None
         if rows is not None:
-            table, at = ARGUMENTS[self.function]
+            _, at = ARGUMENTS[self.function]
             args = [*args]
-            args[at] = self._shifted(rows, args[table].shape[args[1] if self.function in ALONG_A_DIMENSION else 0])
+            args[at] = self._shifted(rows, _size(self.function, args))
         return func(*args, **(kwargs or {}))
 
     def _shifted(self, rows: Tensor, size: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import peft
@@ -42,8 +43,13 @@ def wrap(model: PreTrainedModel, num_virtual_tokens: int = 20, **options: Any) -
     return peft.get_peft_model(model, PrefixConfig(num_virtual_tokens=num_virtual_tokens, **options))
 
 
-def infer_task_type(model: PreTrainedModel) -> str:
-    """PEFT's task type for a transformers model, from its class name and whether it has an encoder and a decoder."""
+def infer_task_type(model: PreTrainedModel) -> str | None:
+    """PEFT's task type for a transformers model, from its class name and whether it has an encoder and a decoder.
+
+    None where the model takes no tokens (speech, images): each of PEFT's task classes would hand it ``input_ids``.
+    """
+    if "input_ids" not in inspect.signature(model.forward).parameters:
+        return None
     if getattr(model.config, "is_encoder_decoder", False) and not type(model).__name__.endswith("Classification"):
         return "SEQ_2_SEQ_LM"
     for ending, task_type in TASK_TYPES.items():

@@ -6,7 +6,8 @@ any other.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 
 from torch import Tensor, nn
@@ -47,6 +48,18 @@ def make_readable(module: nn.Module) -> None:
     for name, function in ((SCORES, banded_scores), (VALUES, banded_values)):
         if hasattr(type(module), name):
             vars(module)[name] = partial(function, getattr(module, name))
+
+
+@contextmanager
+def readable(model: nn.Module) -> Iterator[None]:
+    """All modules of ``model`` made readable inside the ``with`` block."""
+    for module in model.modules():
+        make_readable(module)
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            undo(module)
 
 
 def undo(module: nn.Module) -> None:

@@ -1,0 +1,122 @@
+"""Watching a model: one trial run tells its sites, the look-ups of its positions, and a fingerprint of its weights."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from .by_hand import longformer
+from .by_hand.modes import Watch
+from .hook import Call, calling, install, no_attention
+from .lookups import LookUp, PositionWatch
+from .sites import Anatomy, Site
+from .source import example_shape, reads_tokens
+from .trial import (
+    ENCODER_TOKENS,
+    equal_tokens,
+    is_encoder_decoder,
+    leaves_of,
+    leaving_a_graph,
+    running,
+    undisturbed,
+    without_other_adapters,
+)
+
+FINGERPRINT_KEYS, FINGERPRINT_SITES = 4, 3
+
+
+def watch(model: PreTrainedModel) -> Anatomy:
+    """Run ``model`` on a few equal tokens and see what attends. Attention that passes the door need not run for it.
+
+    Raises:
+        ValueError: no attention of the model, or none of its encoder or decoder, was seen.
+    """
+    install()
+    shape, states = None, ENCODER_TOKENS
+    with undisturbed(model), without_other_adapters(model), running(model) as modules, longformer.readable(model):
+        if is_encoder_decoder(model) and not reads_tokens(model):
+            shape, states = example_shape(model)
+        observer, positions = _Observer(model, states), PositionWatch(modules)
+        by_hand = Watch(lambda *seen: observer.see_by_hand(modules[-1], *seen))
+        with calling(Call(watcher=observer.see)), by_hand, positions, leaving_a_graph(model):
+            output = model(**equal_tokens(model, shape))
+    observer.leave_out_what_has_no_effect([part for part in output.values() if isinstance(part, Tensor)])
+    observer.check_complete()
+    return Anatomy(observer.sites, observer.look_ups(positions), observer.fingerprint(), shape)
+
+
+class _Observer:
+    """Notes what it is told of attention."""
+
+    def __init__(self, model: PreTrainedModel, source_states: int) -> None:
+        self.model, self.source_states = model, source_states
+        self.names = {module: name for name, module in model.named_modules()}
+        self.encoder = set(model.get_encoder().modules()) if is_encoder_decoder(model) else set()
+        self.sites: dict[str, Site] = {}
+        self.keys: list[Tensor] = []
+        self.stand_ins: dict[str, Tensor] = {}
+
+    def see(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """A call at the door; what is returned stands in for the attention."""
+        self._note(module, key, value, by_hand=False)
+        stand_in = no_attention(module, query, key, value).requires_grad_()
+        self.stand_ins[self.names[module]] = stand_in
+        return stand_in.clone()
+
+    def see_by_hand(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> None:
+        """An attention that never comes to the door, and has run."""
+        self._note(module, key, value, by_hand=True)
+
+    def _note(self, module: nn.Module, key: Tensor, value: Tensor, *, by_hand: bool) -> None:
+        name, role = self.names[module], self._role(module, key.shape[2])
+        self.sites.setdefault(name, Site(name, role, key.shape[1], key.shape[-1], value.shape[-1], by_hand))
+        self.keys.append(key[0, 0, 0, :FINGERPRINT_KEYS].detach().float())
+
+    def _role(self, module: nn.Module, keys: int) -> str:
+        if not is_encoder_decoder(self.model):
+            return "decoder" if getattr(module, "is_causal", True) else "encoder"
+        if module in self.encoder:
+            return "encoder"
+        return "cross" if keys == self.source_states else "decoder"
+
+    def leave_out_what_has_no_effect(self, outputs: Sequence[Tensor]) -> None:
+        """Attention from which no gradient can come back, as in a network that only cuts the text into pieces."""
+        leaves = leaves_of(list(outputs))
+        for name, stand_in in self.stand_ins.items():
+            if id(stand_in) not in leaves:
+                del self.sites[name]
+
+    def check_complete(self) -> None:
+        roles = {site.role for site in self.sites.values()}
+        needed = {"encoder", "decoder"} if is_encoder_decoder(self.model) else set()
+        missing = sorted(needed - roles) if roles else ["model"]
+        if missing:
+            raise ValueError(
+                f"{type(self.model).__name__} cannot be served: no attention of the {' or '.join(missing)} was seen "
+                "while it read a few tokens. Models without attention (state spaces, recurrence) have no place for a "
+                "prefix; attention is seen where it passes transformers' interface, calls scaled_dot_product_attention "
+                "or is a product of queries and keys, a softmax, and a product with values."
+            )
+
+    def look_ups(self, positions: PositionWatch) -> dict[str, list[LookUp]]:
+        """By role. An attention module that looks its positions up by itself has that noted in its site."""
+        found: dict[str, list[LookUp]] = {}
+        decoders = {site.role for site in self.sites.values()} != {"encoder"}
+        by_hand = any(site.by_hand for site in self.sites.values())
+        for module, function in dict.fromkeys(positions.found):
+            if not (by_hand or function == "embedding" or isinstance(module, nn.Embedding)):
+                continue
+            name, role = self.names[module], "decoder" if decoders and module not in self.encoder else "encoder"
+            found.setdefault(role, []).append(LookUp(name, function))
+            if name in self.sites:
+                self.sites[name] = replace(self.sites[name], look_up=function)
+        return found
+
+    def fingerprint(self) -> list[float]:
+        keys = self.keys
+        spread = [keys[i * (len(keys) - 1) // FINGERPRINT_SITES] for i in range(FINGERPRINT_SITES + 1)]
+        return [float(f"{number:.4g}") for number in torch.cat(spread).tolist()]

@@ -1,0 +1,165 @@
+"""A prefix under transformers' Trainer and under TRL's SFTTrainer, offline and on the CPU."""
+
+import pytest
+import tiny
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from trl import SFTConfig, SFTTrainer
+
+import prefix_peft
+from prefix_peft import PrefixConfig
+
+P, ROWS, LENGTH, RATE = 3, 4, 7, 0.5
+ROUNDED = {"atol": 1e-5, "rtol": 1e-4}  # the same sums in another order, over five steps
+
+
+def rows(seed):
+    return [{"input_ids": ids, "labels": ids} for ids in tiny.tokens(ROWS, LENGTH, seed=seed)]
+
+
+def arguments(path, **options):
+    """Plain SGD on all rows at once, unless asked otherwise."""
+    plain = {"optim": "sgd", "lr_scheduler_type": "constant", "learning_rate": RATE, "max_grad_norm": 0.0}
+    batch = {"per_device_train_batch_size": ROWS, "per_device_eval_batch_size": ROWS, "max_steps": 5}
+    quiet = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "logging_steps": 1, "save_strategy": "no"}
+    return TrainingArguments(output_dir=str(path), **plain | batch | quiet | options)
+
+
+def wrapped(**options):
+    torch.manual_seed(0)
+    return prefix_peft.wrap(tiny.build("llama"), P, **options)
+
+
+def trained(path, model=None, resume=None, **options):
+    model = model or wrapped()
+    trainer = Trainer(model, arguments(path, **options), train_dataset=rows(0), eval_dataset=rows(1))
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+def values(model):
+    return {name: parameter.detach().clone() for name, parameter in tiny.prefix_parameters(model).items()}
+
+
+def by_hand(steps=5):
+    """The same steps in a loop of our own."""
+    model, ids = wrapped(), tiny.tokens(ROWS, LENGTH)
+    for _ in range(steps):
+        logits = model(ids).logits[:, :-1]
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        parameters = list(tiny.prefix_parameters(model).values())
+        with torch.no_grad():
+            for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+                parameter -= RATE * gradient
+    return model
+
+
+def losses(trainer):
+    return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "gradient checkpointing"])
+def test_trainer_steps_as_a_loop_does(tmp_path, checkpointing):
+    trainer = trained(tmp_path, gradient_checkpointing=checkpointing)
+    ours, theirs = values(by_hand()), values(trainer.model)
+    start = values(wrapped())
+    for name, expected in ours.items():
+        torch.testing.assert_close(theirs[name], expected, **ROUNDED)
+        assert not torch.allclose(expected, start[name], **ROUNDED), "and it went somewhere"
+    base = tiny.build("llama").state_dict()
+    assert all(torch.equal(tensor, base[name]) for name, tensor in trainer.model.unload().state_dict().items())
+
+
+def test_evaluation_and_the_best_checkpoint(tmp_path):
+    """Learning one text by heart makes another worse in the end, so the best checkpoint is not the last."""
+    each = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    trainer = trained(tmp_path, **each, max_steps=8, learning_rate=3.0, load_best_model_at_end=True)
+    scores = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    best = 1 + min(range(8), key=scores.__getitem__)
+    assert best < 8 and trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
+    assert trainer.evaluate()["eval_loss"] == pytest.approx(scores[best - 1], rel=1e-6)
+    with torch.no_grad():
+        ids = tiny.tokens(ROWS, LENGTH, seed=1)
+        assert float(trainer.model.eval()(ids, labels=ids).loss) == pytest.approx(scores[best - 1], rel=1e-5)
+
+
+def test_a_checkpoint_holds_the_prefix_alone(tmp_path):
+    trainer = trained(tmp_path, save_strategy="steps", save_steps=5)
+    saved = load_file(tmp_path / "checkpoint-5" / "adapter_model.safetensors")
+    assert {name.replace(".default", ""): value.shape for name, value in values(trainer.model).items()} == {
+        name: value.shape for name, value in saved.items()
+    }
+    others = {path.name for path in (tmp_path / "checkpoint-5").iterdir()} - {
+        "adapter_model.safetensors", "adapter_config.json", "README.md", "optimizer.pt", "scheduler.pt",
+        "rng_state.pth", "trainer_state.json", "training_args.bin",
+    }  # fmt: skip
+    assert not others, "no weights of the base in any other file"
+    numbers = sum(value.numel() for value in saved.values())
+    assert (tmp_path / "checkpoint-5" / "adapter_model.safetensors").stat().st_size < 4 * numbers + 2048
+
+
+class Stop(TrainerCallback):
+    """An interruption after some steps."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step >= self.step
+
+
+def test_resumed_training_equals_uninterrupted_training(tmp_path):
+    """With an optimizer that remembers, a schedule, and dropout and batches drawn at random."""
+    options = {
+        "optim": "adamw_torch", "lr_scheduler_type": "linear", "learning_rate": 0.05, "max_steps": 6,
+        "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 3,
+    }  # fmt: skip
+    whole = trained(tmp_path / "whole", wrapped(prefix_dropout=0.2), **options)
+    first = Trainer(wrapped(prefix_dropout=0.2), arguments(tmp_path / "parts", **options), train_dataset=rows(0))
+    first.add_callback(Stop(3))
+    first.train()
+    assert first.state.global_step == 3
+    fresh = tiny.fill(wrapped(prefix_dropout=0.2))
+    resumed = trained(tmp_path / "parts", fresh, resume=str(tmp_path / "parts" / "checkpoint-3"), **options)
+    assert resumed.state.global_step == 6
+    expected = values(whole.model)
+    assert all(torch.equal(value, expected[name]) for name, value in values(resumed.model).items())
+    assert not all(torch.equal(value, expected[name]) for name, value in values(first.model).items())
+
+
+def test_autocast_to_bfloat16(tmp_path):
+    trainer = trained(tmp_path, bf16=True)
+    assert losses(trainer) == sorted(losses(trainer), reverse=True)
+    start, exact = values(wrapped()), values(by_hand())
+    for name, value in values(trainer.model).items():
+        assert value.dtype == torch.float32
+        error = (value - exact[name]).norm() / (exact[name] - start[name]).norm()
+        assert 0 < error < 0.1, "steps in the same direction, up to 2^-8 at each of some twenty roundings"
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "gradient checkpointing"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bfloat16"])
+def test_supervised_fine_tuning_by_trl(tmp_path, checkpointing, mixed):
+    texts = [{"prompt": "t5 t6", "completion": f" t{i} t{i + 1} t{i + 2}"} for i in range(20, 28)]
+    options = {"gradient_checkpointing": checkpointing, "bf16": mixed, "max_steps": 8, "learning_rate": 0.1}
+    plain = {"optim": "sgd", "lr_scheduler_type": "constant", "per_device_train_batch_size": 8, "save_steps": 8}
+    quiet = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "logging_steps": 1}
+    base = tiny.build("llama")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    trainer = SFTTrainer(
+        model=base,
+        args=SFTConfig(output_dir=str(tmp_path), **plain | quiet | options),
+        train_dataset=Dataset.from_list(texts),
+        processing_class=tiny.tokenizer(),
+        peft_config=PrefixConfig(num_virtual_tokens=P, task_type="CAUSAL_LM"),
+    )
+    trainer.train()
+    assert losses(trainer) == sorted(losses(trainer), reverse=True) and losses(trainer)[-1] < losses(trainer)[0] - 0.05
+    saved = load_file(tmp_path / "checkpoint-8" / "adapter_model.safetensors")
+    prefix = values(trainer.model)
+    assert saved.keys() == {name.replace(".default", "") for name in prefix}
+    assert all(torch.equal(saved[name.replace(".default", "")], value) for name, value in prefix.items())
+    assert all(value.dtype == torch.float32 for value in prefix.values())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.unload().state_dict().items())
