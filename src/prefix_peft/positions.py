@@ -38,11 +38,11 @@ def _shifted_forward(table: nn.Embedding, layer: PrefixLayer, *args: Any, **kwar
     call = current_call()
     if call is not None and call.watcher is not None:
         return forward(*args, **kwargs)
-    rows = None if call is None else call.rows
+    rows, lengths = (None, None) if call is None else (call.rows, call.lengths)
     batch = next((arg.shape[0] for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor) and arg.dim() > 1), 1)
     if rows is not None and batch == 1:
         batch = len(rows)  # positions that all rows share until now
-    with _Shift(table.weight, layer.shift(batch, rows)):
+    with _Shift(table.weight, layer.shift(batch, rows, lengths)):
         return forward(*args, **kwargs)
 
 
