@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from copy import copy
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
-from transformers.generation.configuration_utils import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching import continuous_api
 
 from .hook import Call, calling
 from .layer import BASE, check_names, prefix_layers
+from .paged import SUPPORTED
 
 
 class Prompt(list[int]):
@@ -27,7 +27,7 @@ class Prompt(list[int]):
         self.adapter_name = adapter_name
 
 
-def named(model: nn.Module, inputs: Sequence[list[int]], adapter_names: Sequence[str] | None) -> Sequence[list[int]]:
+def named(model: nn.Module, inputs: list[list[int]], adapter_names: Sequence[str] | None) -> list[list[int]]:
     """``inputs``, each with its name.
 
     Raises:
@@ -44,18 +44,12 @@ def named(model: nn.Module, inputs: Sequence[list[int]], adapter_names: Sequence
 class PrefixBatchingManager(continuous_api.ContinuousBatchingManager):
     """The manager of transformers, whose requests may each name an adapter. Other models notice nothing."""
 
-    def __init__(
-        self,
-        model: Any,
-        generation_config: GenerationConfig,
-        continuous_batching_config: ContinuousBatchingConfig,
-        **options: Any,
-    ) -> None:
-        served = bool(prefix_layers(model))
-        if served:
+    def __init__(self, model: Any, generation_config: Any, continuous_batching_config: Any, **options: Any) -> None:
+        self.served = bool(prefix_layers(model))
+        if self.served:
             continuous_batching_config = _suited(model, continuous_batching_config)
         super().__init__(model, generation_config, continuous_batching_config, **options)
-        if served:
+        if self.served:
             self.logit_processor.supported_keys["adapter_name"] = str  # it travels with their settings
 
     def add_request(
@@ -70,27 +64,33 @@ class PrefixBatchingManager(continuous_api.ContinuousBatchingManager):
         return super().add_request(input_ids, *args, **kwargs)
 
     def add_requests(
-        self, inputs: Sequence[list[int]], *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
+        self, inputs: list[list[int]], *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
     ) -> list[str]:
         """Queue one request for each of ``inputs``, with its adapter where ``adapter_names`` are given."""
         return super().add_requests(named(self.model, inputs, adapter_names), *args, **kwargs)
 
     def _generation_step(self) -> None:
-        batch = self.batch_processor.inputs_and_outputs
-        rows = [request.state.logit_processor_kwargs.get("adapter_name") for request in batch.requests_in_batch]
-        lengths = [request.query_length for request in batch.requests_in_batch]
-        padding = batch.num_q_tokens - sum(lengths)
-        special = Call(rows=(*rows, BASE), lengths=(*lengths, padding)) if any(rows) else None
-        with nullcontext() if special is None else calling(special):
+        call = self._call() if self.served else None
+        with nullcontext() if call is None else calling(call):
             super()._generation_step()
+
+    def _call(self) -> Call | None:
+        """Whose tokens the packed batch holds; None where no request names an adapter."""
+        batch = cast("Any", self.batch_processor).inputs_and_outputs
+        rows = [request.state.logit_processor_kwargs.get("adapter_name") for request in batch.requests_in_batch]
+        if not any(rows):
+            return None
+        lengths = [request.query_length for request in batch.requests_in_batch]
+        return Call(rows=(*rows, BASE), lengths=(*lengths, batch.num_q_tokens - sum(lengths)))  # the last is padding
 
 
 def install() -> None:
     """Let ``init_continuous_batching`` make managers of this kind, once per process."""
-    continuous_api.ContinuousBatchingManager = PrefixBatchingManager
+    if SUPPORTED:
+        continuous_api.ContinuousBatchingManager = PrefixBatchingManager
 
 
-def _suited(model: Any, config: ContinuousBatchingConfig) -> ContinuousBatchingConfig:
+def _suited(model: Any, config: Any) -> Any:
     """``config`` as prefixes need it: equal tokens behind different prefixes have different keys, so none are shared.
 
     Raises:

@@ -84,11 +84,11 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         gate = None if encoder.p_gate is None else encoder.p_gate[None, :, None].expand(-1, -1, p_key.shape[1])
         return Prefix(p_key[None], p_value[None], gate)
 
-    def _per_row(self, batch_size: int, rows: Sequence[str]) -> Prefix | None:
+    def _per_row(self, batch_size: int, rows: Sequence[str | None]) -> Prefix | None:
         """Each row's own prefix, padded to the longest and hidden beyond its length."""
         if batch_size % len(rows):
             raise ValueError(f"adapter_names has {len(rows)} names for a batch of {batch_size} rows.")
-        names = sorted({name for name in rows if name in self.prefix_kv_encoder})
+        names = sorted({name for name in rows if name and name in self.prefix_kv_encoder})
         if not names:
             return None
         parts = [self._one(name) for name in names]

@@ -96,7 +96,7 @@ class PrefixModel(BaseTuner):
             yield
 
     def generate_batch(
-        self, inputs: Sequence[list[int]], *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
+        self, inputs: list[list[int]], *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
     ) -> dict[str, Any]:
         """transformers' continuous batching; ``adapter_names`` says which prefix each of ``inputs`` has."""
         return self.model.generate_batch(batching.named(self.model, inputs, adapter_names), *args, **kwargs)
