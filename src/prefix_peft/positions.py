@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
@@ -60,7 +61,7 @@ class _Shift(TorchFunctionMode):
 
     def _shifted(self, index: Tensor) -> Tensor:
         index = index + (self.shift.to(index.device) if isinstance(self.shift, Tensor) else self.shift)
-        if index.device.type == "cpu" and index.numel() and int(index.max()) >= len(self.weight):
+        if index.device.type == "cpu" and index.numel() and not is_compiling() and int(index.max()) >= len(self.weight):
             raise IndexError(
                 f"position {int(index.max())} is past the {len(self.weight)} learned positions of the model: behind a "
                 f"prefix with position_mode='shift' the text begins {self.shift} positions later. Shorten the text."
