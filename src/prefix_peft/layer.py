@@ -29,6 +29,7 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         self.site = site
         self.prefix_kv_encoder = nn.ModuleDict()
         self.config: dict[str, PrefixConfig] = {}
+        self._disable_adapters = False  # not only in the class: compiled code would be compiled again when it appears
         self._attention = (attention,)  # a tuple, so that the parent is not registered as a child
 
     def get_base_layer(self) -> nn.Module:
