@@ -34,6 +34,7 @@ def qkv():
 
 def prefix(rows: int = 1, gate: torch.Tensor | None = None, visible: torch.Tensor | None = None) -> Prefix:
     gate = None if gate is None else gate[None, :, None].expand(rows, -1, P)
+    visible = None if visible is None else visible[:, None]
     return Prefix(draw(rows, G, P, D, seed=3), draw(rows, G, P, D, seed=4), gate, visible)
 
 
@@ -50,8 +51,8 @@ def expected(qkv, allowed, prefix, gate=None, bias=None):
     keys = [prefix.key[b % rows] for b in range(B)]
     values = [prefix.value[b % rows] for b in range(B)]
     if prefix.visible is not None:
-        keys = [key[:, shown] for key, shown in zip(keys, prefix.visible, strict=True)]
-        values = [value[:, shown] for value, shown in zip(values, prefix.visible, strict=True)]
+        keys = [key[:, shown] for key, shown in zip(keys, prefix.visible[:, 0], strict=True)]
+        values = [value[:, shown] for value, shown in zip(values, prefix.visible[:, 0], strict=True)]
     return reference.attention(*qkv, allowed, keys, values, gate, bias).float()
 
 
@@ -146,5 +147,3 @@ def test_flex_attention_with_a_block_mask(qkv, rows):
 def test_functions_that_cannot_be_served_are_refused_by_name(qkv):
     with pytest.raises(NotImplementedError, match="Attention runs attn_implementation='flash_attention_2'"):
         call("flash_attention_2", qkv, None, prefix())
-    with pytest.raises(NotImplementedError, match="continuous batching"):
-        call("sdpa", qkv, None, prefix(), cache=object())

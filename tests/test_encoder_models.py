@@ -157,7 +157,7 @@ def test_one_layer_with_real_tokens_equals_the_base_that_reads_them(family):
 
 @torch.no_grad()
 def test_disentangled_attention_scores_the_prefix_by_content_alone(monkeypatch):
-    """Text keeps its relative positions, the prefix has none: softmax([q . P_K / scale; scores]) [P_V; V]."""
+    """Text keeps its relative positions, the prefix has none: softmax([q . P_K; scores]) [P_V; V], keys being what q meets."""
     base, (inputs, _) = build("DebertaV2", num_hidden_layers=1), given("TOKEN_CLS")
     attention = base.deberta.encoder.layer[0].attention.self
     scores, hidden, context = [], [], []
@@ -174,7 +174,7 @@ def test_disentangled_attention_scores_the_prefix_by_content_alone(monkeypatch):
     )
     model = tiny.fill(wrapped(base, "TOKEN_CLS")).eval()
     p_key, p_value = (p.double() for p in tiny.prefix_parameters(model).values())
-    ours = query @ p_key.transpose(-1, -2) / (3 * 12) ** 0.5  # its scale counts content, c2p and p2c
+    ours = query @ p_key.transpose(-1, -2)  # DeBERTa divides its keys, not their scores, by its scale
     weights = torch.cat([ours, scores[0].double()], dim=-1).softmax(-1)
     expected = weights @ torch.cat([p_value.expand(2, -1, -1, -1), value], dim=2)
     model(**inputs)

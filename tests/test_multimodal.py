@@ -164,7 +164,7 @@ def test_a_prefix_longer_than_the_sound_has_states_repeats_them():
 def test_positions_of_a_decoder_of_sound_can_be_shifted():
     """Whisper indexes its table of learned positions; those of its encoder are all in use."""
     found = anatomy_of(mm.build("whisper")).positions
-    assert found == {"decoder": [("model.decoder.embed_positions", "__getitem__")]}
+    assert found == {"decoder": [("model.decoder.embed_positions", "__getitem__", "weight")]}
     model = tiny.fill(prefix_peft.wrap(mm.build("whisper"), P, position_mode="shift")).eval()
     given = mm.source_and_text("whisper")
     shifted = model(**given).logits

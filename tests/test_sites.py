@@ -36,7 +36,7 @@ def test_encoder_decoder_and_cross_attention_are_told_apart():
 )
 def test_learned_position_tables_are_found(family, tables):
     positions = anatomy_of(tiny.build(family)).positions
-    assert positions == {role: [(table, "embedding")] for role, table in tables.items()}
+    assert positions == {role: [(table, "embedding", "weight")] for role, table in tables.items()}
 
 
 def test_encoders_alone_have_encoder_sites_and_tables():
@@ -44,7 +44,7 @@ def test_encoders_alone_have_encoder_sites_and_tables():
     bert = tr.BertForSequenceClassification(tr.BertConfig(vocab_size=53, **sizes))
     anatomy = anatomy_of(bert)
     assert [(site.role, site.key_dim) for site in anatomy.sites.values()] == [("encoder", 11)] * 2
-    assert anatomy.positions == {"encoder": [("bert.embeddings.position_embeddings", "embedding")]}
+    assert anatomy.positions == {"encoder": [("bert.embeddings.position_embeddings", "embedding", "weight")]}
     model = prefix_peft.wrap(bert, 3, position_mode="shift").eval()
     assert model.peft_config["default"].task_type == "SEQ_CLS"
     ids = tiny.tokens(1, 4) % 53

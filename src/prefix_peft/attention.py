@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
+from .paged import read_pages
+
 Attend = Callable[..., tuple[Tensor, Tensor | None]]  # an attention function of transformers: eager, sdpa, flex
 SERVED = ("eager", "sdpa", "flex_attention")
 
@@ -25,14 +27,14 @@ class Prefix(NamedTuple):
     key: Tensor  # (B, G, P, D_k)
     value: Tensor  # (B, G, P, D_v)
     gate: Tensor | None = None  # (B, G, P): the share of each virtual token's mass that counts, None for all of it
-    visible: Tensor | None = None  # (B, P): False where a row's prefix is shorter than P, None for all True
+    visible: Tensor | None = None  # (B, T or 1, P): False where a query does not see it, None for all True
 
 
 class AttentionCall(NamedTuple):
     """What an attention module hands to the attention function of transformers that it was told to use."""
 
     attend: Attend
-    implementation: str  # 'eager', 'sdpa', 'flex_attention'
+    implementation: str  # 'eager', 'sdpa', 'flex_attention', 'paged|eager'
     module: nn.Module
     query: Tensor  # (B, H, T, D_k)
     key: Tensor  # (B, G, S, D_k)
@@ -51,17 +53,15 @@ def attend_with_prefix(call: AttentionCall, prefix: Prefix) -> tuple[Tensor, Ten
     It is the model's own function that attends, so its sinks, softcap and dropout hold for the prefix too.
 
     Raises:
-        NotImplementedError: an attention function, or a paged cache, to which no prefix can be given yet.
+        NotImplementedError: an attention function to which no prefix can be given yet.
     """
-    if call.implementation not in SERVED:
+    if call.implementation.removeprefix("paged|") not in SERVED:
         raise NotImplementedError(
             f"{type(call.module).__name__} runs attn_implementation={call.implementation!r}, to which no prefix can be "
             f"given yet; load the model with attn_implementation= one of {list(SERVED)}."
         )
     if call.options.get("cache") is not None:
-        raise NotImplementedError(
-            "continuous batching keeps its keys in a paged cache, to which no prefix can be given yet; use generate()."
-        )
+        call = read_pages(call)
     return joined(call, prefix) if prefix.gate is None else gated(call, prefix)
 
 
@@ -135,7 +135,7 @@ def _widen(mask: Any, prefix: Prefix, batch: int, queries: int, keys: int) -> An
     if visible is not None:
         mask, shown = (part.expand(batch, -1, -1, -1) for part in (mask, shown))
         hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-        shown = shown.masked_fill(~visible[:, None, None, :], hidden)
+        shown = shown.masked_fill(~visible[:, None], hidden)
     return torch.cat([shown, mask], dim=-1)
 
 
@@ -148,7 +148,7 @@ def _widen_block_mask(
     def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         ours = k < length
         if visible is not None:
-            ours = ours & visible[b, k.clamp(max=length - 1)]
+            ours = ours & visible[b, 0, k.clamp(max=length - 1)]
         return ours | ((k >= length) & inner(b, h, q, (k - length).clamp(min=0)))
 
     rows = mask.shape[0] if visible is None else batch

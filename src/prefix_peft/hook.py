@@ -29,7 +29,8 @@ Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor | None]
 class Call:
     """What belongs to one call of the model rather than to its modules, so that threads cannot mix it up."""
 
-    rows: Sequence[str] | None = None  # the adapter of each row of the batch
+    rows: Sequence[str | None] | None = None  # the adapter of each row of the batch, None for the active ones
+    lengths: Sequence[int] | None = None  # of the rows, where they lie side by side in one (continuous batching)
     # told of (module, query, key, value) instead of any prefix being used; what it returns stands in for the attention
     watcher: Watcher | None = None
 
@@ -104,5 +105,5 @@ def _at_the_door(
     layer = module._modules.get(CHILD)
     if layer is None or layer.disable_adapters:
         return attention.run()
-    prefix = layer(query.shape[0], None if call is None else call.rows)
+    prefix = layer(query.shape[0]) if call is None else layer(query.shape[0], call.rows, call.lengths)
     return attention.run() if prefix is None else attend_with_prefix(attention, prefix)

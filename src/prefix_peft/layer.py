@@ -29,6 +29,7 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         self.site = site
         self.prefix_kv_encoder = nn.ModuleDict()
         self.config: dict[str, PrefixConfig] = {}
+        self._disable_adapters = False  # not only in the class: compiled code would be compiled again when it appears
         self._attention = (attention,)  # a tuple, so that the parent is not registered as a child
 
     def get_base_layer(self) -> nn.Module:
@@ -48,15 +49,20 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         devices = (p.device for name, p in base_layer.named_parameters() if "prefix_kv" not in name)
         return next((device for device in devices if device.type != "meta"), None), None
 
-    def forward(self, batch_size: int, rows: Sequence[str] | None = None) -> Prefix | None:
+    def forward(
+        self, batch_size: int, rows: Sequence[str | None] | None = None, lengths: Sequence[int] | None = None
+    ) -> Prefix | None:
         """The prefix of this call: the active adapters' one after the other, or that of each row; None for none.
 
         Args:
             batch_size: B of the call; a multiple of ``len(rows)``, as beam search has several rows to each input.
             rows: the adapter of each row, where they differ.
+            lengths: the tokens of each row, where all rows lie side by side in one.
         """
         if rows is None:
             return self._concatenated(self.active_adapters)
+        if lengths is not None:
+            return self._side_by_side(rows, lengths)
         return self._per_row(batch_size, rows)
 
     def _concatenated(self, names: Sequence[str]) -> Prefix | None:
@@ -79,11 +85,11 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         gate = None if encoder.p_gate is None else encoder.p_gate[None, :, None].expand(-1, -1, p_key.shape[1])
         return Prefix(p_key[None], p_value[None], gate)
 
-    def _per_row(self, batch_size: int, rows: Sequence[str]) -> Prefix | None:
+    def _per_row(self, batch_size: int, rows: Sequence[str | None]) -> Prefix | None:
         """Each row's own prefix, padded to the longest and hidden beyond its length."""
         if batch_size % len(rows):
             raise ValueError(f"adapter_names has {len(rows)} names for a batch of {batch_size} rows.")
-        names = sorted({name for name in rows if name in self.prefix_kv_encoder})
+        names = sorted({name for name in rows if name and name in self.prefix_kv_encoder})
         if not names:
             return None
         parts = [self._one(name) for name in names]
@@ -99,7 +105,21 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         order = [names.index(name) if name in names else len(names) for name in rows]
         index = torch.tensor(order, device=key.device).repeat_interleave(batch_size // len(rows))
         visible = torch.arange(longest, device=key.device) < lengths[index, None]
-        return Prefix(key[index], value[index], None if gate is None else gate[index], visible)
+        return Prefix(key[index], value[index], None if gate is None else gate[index], visible[:, None])
+
+    def _side_by_side(self, rows: Sequence[str | None], lengths: Sequence[int]) -> Prefix | None:
+        """The prefixes of all rows, one after the other; each token sees that of its own row."""
+        names = list(dict.fromkeys(rows))
+        found = [self._concatenated(self.active_adapters if name is None else [name]) for name in names]
+        parts = {name: part for name, part in zip(names, found, strict=True) if part is not None}
+        if not parts:
+            return None
+        key, value = (torch.cat([getattr(part, field) for part in parts.values()], 2) for field in ("key", "value"))
+        gated = any(part.gate is not None for part in parts.values())
+        gate = torch.cat([_gate(part) for part in parts.values()], dim=2) if gated else None
+        tokens = _repeated([names.index(name) for name in rows], lengths, key.device)
+        columns = _repeated([names.index(name) for name in parts], [p.key.shape[2] for p in parts.values()], key.device)
+        return Prefix(key, value, gate, (tokens[:, None] == columns)[None])
 
     def encoder(self, name: str) -> Encoder:
         """What holds this adapter's parameters at this site."""
@@ -113,20 +133,24 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         """Whether any prefix here lets the text start later."""
         return any(config.position_mode == "shift" for config in self.config.values())
 
-    def shift(self, batch_size: int, rows: Sequence[str] | None) -> int | Tensor:
-        """By how many positions the text starts later: one number for the batch, or (B, 1), one for each row."""
+    def shift(
+        self, batch_size: int, rows: Sequence[str | None] | None, lengths: Sequence[int] | None = None
+    ) -> int | Tensor:
+        """By how many positions the text starts later: for the batch, each row (B, 1), or each token (1, T)."""
         if self.disable_adapters:
             return 0
         if rows is None:
-            return sum(self._shift(name) for name in self.active_adapters)
-        if len(set(map(self._shift, rows))) == 1:
-            return self._shift(rows[0])
-        shifts = torch.tensor([self._shift(name) for name in rows])
-        return shifts.repeat_interleave(batch_size // len(rows))[:, None]
+            return self._shift(None)
+        shifts = [self._shift(name) for name in rows]
+        if len(set(shifts)) == 1:
+            return shifts[0]
+        if lengths is not None:
+            return _repeated(shifts, lengths)[None]
+        return torch.tensor(shifts).repeat_interleave(batch_size // len(rows))[:, None]
 
-    def _shift(self, name: str) -> int:
-        config = self.config.get(name)
-        return config.num_virtual_tokens if config is not None and config.position_mode == "shift" else 0
+    def _shift(self, name: str | None) -> int:
+        configs = [self.config.get(name) for name in (self.active_adapters if name is None else [name])]
+        return sum(config.num_virtual_tokens for config in configs if config and config.position_mode == "shift")
 
     def extra_repr(self) -> str:
         return f"active_adapters={self.active_adapters}"
@@ -135,6 +159,19 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
 def prefix_layers(model: nn.Module) -> list[PrefixLayer]:
     """All prefix layers of a model, in the order of its modules."""
     return [module for module in model.modules() if isinstance(module, PrefixLayer)]
+
+
+def check_names(model: nn.Module, names: Sequence[str]) -> None:
+    """Refuse ``adapter_names`` that no prefix of ``model`` has."""
+    known = [*dict.fromkeys(name for layer in prefix_layers(model) for name in layer.config), BASE]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        raise ValueError(f"adapter_names asks for {unknown}, which this model does not have; choose from {known}.")
+
+
+def _repeated(numbers: Sequence[int], times: Sequence[int], device: torch.device | None = None) -> Tensor:
+    """Each number as often as its turn says."""
+    return torch.tensor(numbers, device=device).repeat_interleave(torch.tensor(times, device=device))
 
 
 def _gate(part: Prefix) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 
 from .trial import DECODER_TOKENS, ENCODER_TOKENS
@@ -21,25 +22,11 @@ class LookUp(NamedTuple):
 
     module: str
     function: str
+    table: str | None  # the attribute of the module; None for a copy of one that is made for each row of the batch
 
-
-def rows_of(function: Callable, args: Sequence[Any], module: nn.Module) -> Tensor | None:
-    """The rows for which this call asks a table of ``module``, or None where it is no look-up."""
-    name = getattr(function, "__name__", "")
-    if name not in ARGUMENTS or len(args) <= max(ARGUMENTS[name]):
-        return None
-    table, rows = (args[i] for i in ARGUMENTS[name])
-    own = any(table is tensor for tensor in (*module.parameters(recurse=False), *module.buffers(recurse=False)))
-    if not own and name != "gather":  # from a table that has been repeated for each row of the batch
-        return None
-    if isinstance(rows, slice):
-        return torch.arange(len(table), device=table.device)[rows]
-    return rows if isinstance(rows, Tensor) and rows.dtype in (torch.int32, torch.int64) else None
-
-
-def _size(function: str, args: Sequence[Any]) -> int:
-    """How many positions the table has."""
-    return args[ARGUMENTS[function][0]].shape[args[1] if function in ALONG_A_DIMENSION else 0]
+    def table_of(self, module: nn.Module) -> Tensor | None:
+        """The table, whose module this is."""
+        return None if self.table is None else getattr(module, self.table)
 
 
 class PositionWatch(TorchFunctionMode):
@@ -48,40 +35,62 @@ class PositionWatch(TorchFunctionMode):
     def __init__(self, running: Sequence[nn.Module]) -> None:
         super().__init__()
         self.running = running  # the innermost module last
-        self.found: list[tuple[nn.Module, str]] = []
+        self.found: dict[nn.Module, tuple[str, str | None]] = {}  # function and table of the look-up
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        rows = rows_of(func, args, self.running[-1]) if self.running else None
-        if rows is not None:
-            rows = rows.movedim(args[1], -1) if func.__name__ == "gather" else rows.flatten()
-            count = rows.shape[-1] if rows.numel() else 0
-            of_tokens = count in (ENCODER_TOKENS, DECODER_TOKENS) if isinstance(args[1], slice) else count > 1
-            if of_tokens and count < _size(func.__name__, args) and bool((rows.diff() == 1).all()):
-                self.found.append((self.running[-1], func.__name__))
+        name = getattr(func, "__name__", "")
+        if name in ARGUMENTS and len(args) > max(ARGUMENTS[name]) and self.running:
+            module = self.running[-1]
+            tables = {id(tensor): key for key, tensor in (*module._parameters.items(), *module._buffers.items())}
+            table = tables.get(id(args[ARGUMENTS[name][0]]))
+            if (table or name == "gather") and _asks_for_each_token(name, args):
+                self.found.setdefault(module, (name, table))
         return func(*args, **(kwargs or {}))
 
 
-class Shift(TorchFunctionMode):
-    """Adds to the rows that one module asks for."""
+def _asks_for_each_token(function: str, args: Sequence[Any]) -> bool:
+    """Whether the rows are as many as there are tokens, one after the other, and not the whole table."""
+    rows, size = _rows(function, args), _size(function, args)
+    if rows is None or not rows.numel():
+        return False
+    rows = rows.movedim(args[1], -1) if function == "gather" else rows.flatten()
+    count = rows.shape[-1]
+    of_tokens = count in (ENCODER_TOKENS, DECODER_TOKENS) if isinstance(args[1], slice) else count > 1
+    return of_tokens and count < size and bool((rows.diff() == 1).all())
 
-    def __init__(self, module: nn.Module, function: str, shift: int | Tensor) -> None:
+
+def _rows(function: str, args: Sequence[Any]) -> Tensor | None:
+    rows = args[ARGUMENTS[function][1]]
+    if isinstance(rows, slice):
+        return torch.arange(len(args[0]), device=args[0].device)[rows]
+    return rows if isinstance(rows, Tensor) and rows.dtype in (torch.int32, torch.int64) else None
+
+
+def _size(function: str, args: Sequence[Any]) -> int:
+    return args[ARGUMENTS[function][0]].shape[args[1] if function in ALONG_A_DIMENSION else 0]
+
+
+class Shift(TorchFunctionMode):
+    """Adds to the rows that are asked of one table."""
+
+    def __init__(self, table: Tensor | None, function: str, shift: int | Tensor) -> None:
         super().__init__()
-        self.module, self.function, self.shift = module, function, shift
+        self.table, self.function, self.shift = table, function, shift
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        rows = rows_of(func, args, self.module) if getattr(func, "__name__", "") == self.function else None
-        if rows is not None:
-            _, at = ARGUMENTS[self.function]
-            args = [*args]
-            args[at] = self._shifted(rows, _size(self.function, args))
+        if getattr(func, "__name__", "") == self.function:
+            table, at = ARGUMENTS[self.function]
+            rows = _rows(self.function, args) if self.table is None or args[table] is self.table else None
+            if rows is not None:
+                args = (*args[:at], self._shifted(rows, _size(self.function, args)), *args[at + 1 :])
         return func(*args, **(kwargs or {}))
 
     def _shifted(self, rows: Tensor, size: int) -> Tensor:
         shift = self.shift
         if isinstance(shift, Tensor):
-            shift = shift.to(rows.device).reshape(-1, *[1] * (rows.dim() - 1))
+            shift = shift.to(rows.device).reshape(*shift.shape, *[1] * (rows.dim() - 2))
         rows = rows + shift
-        if rows.device.type == "cpu" and rows.numel() and int(rows.max()) >= size:
+        if rows.device.type == "cpu" and rows.numel() and not is_compiling() and int(rows.max()) >= size:
             raise IndexError(
                 f"position {int(rows.max())} is past the {size} learned positions of the model: behind a prefix with "
                 f"position_mode='shift' the text begins {self.shift} positions later. Shorten the text."

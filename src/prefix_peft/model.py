@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn, cast
@@ -14,14 +14,14 @@ from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 from transformers import PreTrainedModel
 
-from . import frozen, positions
+from . import batching, frozen, positions
 from .by_hand.door import close_door, open_door
 from .checkpoint import check_fits, check_tensors, encoders_of, folded
 from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder, Trunk
 from .hook import CHILD, Call, calling, install
 from .initialize import start, starting_tokens
-from .layer import BASE, PrefixLayer, prefix_layers
+from .layer import BASE, PrefixLayer, check_names, prefix_layers
 from .sites import Anatomy, Site, anatomy_of, remembered_anatomy
 
 
@@ -43,6 +43,7 @@ class PrefixModel(BaseTuner):
             _detach(model, adapter_name)
             raise
         install()
+        batching.install()
         frozen.keep_frozen(model)
         positions.place(model)
 
@@ -93,12 +94,15 @@ class PrefixModel(BaseTuner):
         if rows is None:
             yield
             return
-        unknown = sorted({name for name in rows if name != BASE and name not in self.peft_config})
-        if unknown:
-            known = [*self.peft_config, BASE]
-            raise ValueError(f"adapter_names asks for {unknown}, which this model does not have; choose from {known}.")
+        check_names(self.model, rows)
         with calling(Call(rows=tuple(rows))):
             yield
+
+    def generate_batch(
+        self, inputs: list[list[int]], *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
+        """transformers' continuous batching; ``adapter_names`` says which prefix each of ``inputs`` has."""
+        return self.model.generate_batch(batching.named(self.model, inputs, adapter_names), *args, **kwargs)
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)

@@ -7,7 +7,8 @@ ones sit in an embedding table, and the shift is made there: however a model cou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers import PreTrainedModel
 
 from .hook import CHILD, current_call
 from .layer import PrefixLayer, prefix_layers
-from .lookups import Shift
+from .lookups import LookUp, Shift
 from .sites import anatomy_of
 
 
@@ -28,30 +29,26 @@ def place(model: PreTrainedModel) -> None:
         for look_up in look_ups:
             module = model.get_submodule(look_up.module)
             if isinstance(module._modules.get(CHILD), PrefixLayer):
-                continue  # an attention module that looks positions up by itself takes `shifted` by its own door
+                continue  # an attention module that looks positions up by itself: its own door sees to it
             vars(module).pop("forward", None)
             if shifting:
-                module.forward = partial(_forward, module, shifting[0], look_up.function)
+                module.forward = partial(_forward, module, shifting[0], look_up)
 
 
-def _forward(module: nn.Module, layer: PrefixLayer, function: str, *args: Any, **kwargs: Any) -> Any:
-    return shifted(partial(type(module).forward, module), module, layer, function)(*args, **kwargs)
+def _forward(module: nn.Module, layer: PrefixLayer, look_up: LookUp, *args: Any, **kwargs: Any) -> Any:
+    with shifted(module, layer, look_up, (*args, *kwargs.values())):
+        return type(module).forward(module, *args, **kwargs)
 
 
-def shifted(forward: Callable, module: nn.Module, layer: PrefixLayer, function: str) -> Callable:
-    """``forward`` of ``module``, in which ``function`` looks positions up, with these shifted as ``layer`` says."""
-
-    def run(*args: Any, **kwargs: Any) -> Any:
-        call = current_call()
-        if call is not None and call.watcher is not None:
-            return forward(*args, **kwargs)
-        rows = None if call is None else call.rows
-        with Shift(module, function, layer.shift(_batch_size((*args, *kwargs.values()), rows), rows)):
-            return forward(*args, **kwargs)
-
-    return run
-
-
-def _batch_size(arguments: Sequence[Any], rows: Sequence[str] | None) -> int:
+def shifted(
+    module: nn.Module, layer: PrefixLayer, look_up: LookUp, arguments: Sequence[Any]
+) -> AbstractContextManager[Any]:
+    """While ``module`` runs with these arguments: what it looks up is shifted as the prefixes of ``layer`` ask."""
+    call = current_call()
+    if call is not None and call.watcher is not None:
+        return nullcontext()
+    rows, lengths = (None, None) if call is None else (call.rows, call.lengths)
     batch = next((arg.shape[0] for arg in arguments if isinstance(arg, Tensor) and arg.dim() > 1), 1)
-    return len(rows) if rows is not None and batch == 1 else batch  # positions that all rows share until now
+    if rows is not None and batch == 1:
+        batch = len(rows)  # positions that all rows share until now
+    return Shift(look_up.table_of(module), look_up.function, layer.shift(batch, rows, lengths))

@@ -26,7 +26,7 @@ class Site:
     key_dim: int  # D_k
     value_dim: int  # D_v
     by_hand: bool = False  # it computes its attention itself, instead of passing transformers' interface
-    look_up: str | None = None  # the function by which it looks its positions up, where it does so itself
+    look_up: LookUp | None = None  # of positions, where the attention module does that itself
 
 
 @dataclass(frozen=True)

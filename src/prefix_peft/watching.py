@@ -107,13 +107,14 @@ class _Observer:
         found: dict[str, list[LookUp]] = {}
         decoders = {site.role for site in self.sites.values()} != {"encoder"}
         by_hand = any(site.by_hand for site in self.sites.values())
-        for module, function in dict.fromkeys(positions.found):
+        for module, (function, table) in positions.found.items():
             if not (by_hand or function == "embedding" or isinstance(module, nn.Embedding)):
                 continue
-            name, role = self.names[module], "decoder" if decoders and module not in self.encoder else "encoder"
-            found.setdefault(role, []).append(LookUp(name, function))
-            if name in self.sites:
-                self.sites[name] = replace(self.sites[name], look_up=function)
+            look_up = LookUp(self.names[module], function, table)
+            role = "decoder" if decoders and module not in self.encoder else "encoder"
+            found.setdefault(role, []).append(look_up)
+            if look_up.module in self.sites:
+                self.sites[look_up.module] = replace(self.sites[look_up.module], look_up=look_up)
         return found
 
     def fingerprint(self) -> list[float]:

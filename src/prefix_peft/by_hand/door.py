@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -59,7 +59,8 @@ def _through(module: nn.Module, forward: Callable, *args: Any, **kwargs: Any) ->
     if layer is None or layer.disable_adapters:
         return forward(*args, **kwargs)
     rows = None if call is None else call.rows
-    if layer.site.look_up and layer.shifts():
-        forward = shifted(forward, module, layer, layer.site.look_up)
-    with Serve(module, layer.site.num_key_value_heads, lambda batch: layer(batch, rows)):
+    heads, look_up = layer.site.num_key_value_heads, layer.site.look_up
+    shifts = look_up is not None and layer.shifts()
+    shift = shifted(module, layer, look_up, (*args, *kwargs.values())) if shifts else nullcontext()
+    with shift, Serve(module, heads, lambda batch: layer(batch, rows)):
         return forward(*args, **kwargs)

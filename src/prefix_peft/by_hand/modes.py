@@ -179,7 +179,7 @@ class Serve(AttentionByHand):
         own = prefix_scores(product, self.prefix.key)
         if self.prefix.visible is not None:
             bias = torch.zeros_like(self.prefix.key[..., 0])
-            bias = bias.masked_fill(~self.prefix.visible[:, None], torch.finfo(own.dtype).min)
+            bias = bias.masked_fill(~self.prefix.visible, torch.finfo(own.dtype).min)
             own = own + each_query(product, bias)
         return scores.carried(own).to(dtype)
 
