@@ -1,0 +1,96 @@
+"""Runs checks on an architecture; what fails with a prefix is excused where it fails without one as well."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import checks  # noqa: F401 - the checks register themselves
+import generation  # noqa: F401
+import torch
+import transformers
+from subject import CHECKS, NotApplicable, Subject
+from zoo import Case
+
+REASON_LENGTH = 160
+PASS, EXCUSED, FAIL, NOT_APPLICABLE = "pass", "excused", "fail", "not applicable"
+
+
+@dataclass(frozen=True)
+class Result:
+    """How one check ended on one architecture."""
+
+    case: Case
+    check: str
+    outcome: str
+    reason: str = ""  # of the bare model where excused
+    details: str = ""
+    seconds: float = 0.0
+
+
+def run(case: Case, names: Sequence[str], limit: int) -> list[Result]:
+    """Run the named checks, each for at most ``limit`` seconds."""
+    quieten()
+    wrapped, bare = Subject(case, wrapped=True), Subject(case, wrapped=False)
+    results = [_run_one(case, name, wrapped, bare, limit) for name in names]
+    del wrapped, bare
+    gc.collect()
+    return results
+
+
+def quieten() -> None:
+    """Tiny models gain nothing from threads, and have warnings of their own."""
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    warnings.simplefilter("ignore")
+
+
+def _run_one(case: Case, name: str, wrapped: Subject, bare: Subject, limit: int) -> Result:
+    if not case.attends and name != "refusal":
+        return Result(case, name, NOT_APPLICABLE, "has no attention")
+    start = time.perf_counter()
+    error = _attempt(name, wrapped, limit)
+    outcome, reason, details = PASS, "", ""
+    if isinstance(error, NotApplicable):
+        outcome, reason = NOT_APPLICABLE, str(error)
+    elif error is not None:
+        excuse = _attempt(name, bare, limit)
+        outcome, reason = (FAIL, _summary(error)) if excuse is None else (EXCUSED, _summary(excuse))
+        details = "".join(traceback.format_exception(error))
+    return Result(case, name, outcome, reason, details, time.perf_counter() - start)
+
+
+def _attempt(name: str, subject: Subject, limit: int) -> Exception | None:
+    """What the check raises, None where it holds."""
+    torch.manual_seed(0)
+    try:
+        with _time_limit(limit):
+            CHECKS[name](subject)
+    except Exception as error:
+        return error
+    return None
+
+
+def _summary(error: Exception) -> str:
+    text = (str(error).strip().splitlines() or [""])[0]
+    return (text if isinstance(error, AssertionError) else f"{type(error).__name__}: {text}")[:REASON_LENGTH]
+
+
+@contextmanager
+def _time_limit(seconds: int) -> Iterator[None]:
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"took more than {seconds} seconds")
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(seconds)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, previous)
