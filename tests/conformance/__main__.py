@@ -14,8 +14,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for tiny, which all tests share
 
 from report import markdown, totals
-from runner import EXCUSED, FAIL, NOT_APPLICABLE, PASS, Result, run
-from subject import CHECKS
+from runner import CHECKS, EXCUSED, FAIL, NOT_APPLICABLE, PASS, Result, run
 from tqdm import tqdm
 from zoo import cases
 
@@ -57,7 +56,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         epilog=f"{EXAMPLES}\nchecks:\n{listing}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--only", metavar="REGEX", default="", help="architectures whose task/name this expression finds")
+    parser.add_argument(
+        "--only", metavar="REGEX", default="", help="architectures whose task/name this expression finds"
+    )
     parser.add_argument("--checks", metavar="A,B", type=_checks, default=list(CHECKS), help="these checks, not all")
     parser.add_argument("--jobs", metavar="N", type=int, default=os.cpu_count(), help="processes (default: all cores)")
     parser.add_argument("--limit", metavar="SECONDS", type=int, default=60, help="for one check (default: 60)")

@@ -18,11 +18,35 @@ NOT_BUILT = {
 }
 
 # Encoders, and decoders of encoder-decoders, that are causal and have a cache only when they are told so.
-TOLD_TO_DECODE = (
-    "bart bert bert-generation bigbird_pegasus blenderbot blenderbot-small camembert data2vec-text electra ernie marian "
-    "mbart megatron-bert mvp pegasus plbart prophetnet rembert roberta roberta-prelayernorm roc_bert roformer trocr "
-    "whisper xlm-roberta xlm-roberta-xl xmod"
-).split()
+TOLD_TO_DECODE = [
+    "bart",
+    "bert",
+    "bert-generation",
+    "bigbird_pegasus",
+    "blenderbot",
+    "blenderbot-small",
+    "camembert",
+    "data2vec-text",
+    "electra",
+    "ernie",
+    "marian",
+    "mbart",
+    "megatron-bert",
+    "mvp",
+    "pegasus",
+    "plbart",
+    "prophetnet",
+    "rembert",
+    "roberta",
+    "roberta-prelayernorm",
+    "roc_bert",
+    "roformer",
+    "trocr",
+    "whisper",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+]
 
 # The auto mapping leads to a class for a part of the config: (config class, model class).
 PART_OF_A_MODEL = {

@@ -9,16 +9,16 @@ from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 
 import families
-from runner import EXCUSED, FAIL, NOT_APPLICABLE, PASS, Result
-from subject import CHECKS
+from runner import CHECKS, EXCUSED, FAIL, NOT_APPLICABLE, PASS, Result
 from zoo import MAPPINGS
 
-MARKS = {PASS: "✓", EXCUSED: "○", FAIL: "✗", NOT_APPLICABLE: "–"}
+MARKS = {PASS: "✓", EXCUSED: "○", FAIL: "✗", NOT_APPLICABLE: "\N{EN DASH}"}
 TITLES = {"causal": "AutoModelForCausalLM", "seq2seq": "AutoModelForSeq2SeqLM"}
-INTRODUCTION = """# Architectures
+INTRODUCTION = f"""# Architectures
 
 A tiny random model of every entry of transformers' two auto mappings, behind a prefix of random content, and what was
-checked of it. ✓ holds; ○ does not hold without a prefix either (the reasons are listed below); ✗ fails; – does not apply.
+checked of it. {MARKS[PASS]} holds; {MARKS[EXCUSED]} does not hold without a prefix either (the reasons are listed
+below); {MARKS[FAIL]} fails; {MARKS[NOT_APPLICABLE]} does not apply.
 """
 
 
@@ -50,7 +50,7 @@ def _explanations(names: Sequence[str]) -> str:
 
 
 def _totals(results: Sequence[Result], names: Sequence[str]) -> str:
-    lines = ["| check | ✓ | ○ | ✗ | – | seconds |", "|---|--:|--:|--:|--:|--:|"]
+    lines = [f"| check | {' | '.join(MARKS.values())} | seconds |", "|---|--:|--:|--:|--:|--:|"]
     for name in names:
         lines.append(_sums(name, [result for result in results if result.check == name]))
     return "\n".join([*lines, _sums("**all**", results)]) + "\n"
@@ -72,11 +72,11 @@ def _table(results: Sequence[Result], names: Sequence[str]) -> str:
 
 
 def _reasons(title: str, results: Sequence[Result], outcome: str) -> list[str]:
-    """Who shares a reason, by check; what stands in brackets at its end are the figures of one architecture."""
+    """Who shares a reason, by check."""
     grouped: dict[tuple[str, str], list[str]] = defaultdict(list)
     for result in results:
         if result.outcome == outcome:
-            grouped[result.check, re.sub(r" \(.*\)$", "", result.reason)].append(result.case.name)
+            grouped[result.check, result.reason].append(result.case.name)
     order = {name: index for index, name in enumerate(CHECKS)}
     lines = [
         f"- **{check}**: {_escaped(reason)}: {' '.join(sorted(names))}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import re
 import signal
 import time
 import traceback
@@ -11,13 +12,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import checks  # noqa: F401 - the checks register themselves
-import generation  # noqa: F401
+import batches
+import forward
+import generation
+import real_tokens
 import torch
+import training
 import transformers
-from subject import CHECKS, NotApplicable, Subject
+from subject import NotApplicable, Subject
 from zoo import Case
 
+MODULES = (forward, generation, batches, training, real_tokens)
+CHECKS = {check.__name__: check for module in MODULES for check in module.CHECKS}
 REASON_LENGTH = 160
 PASS, EXCUSED, FAIL, NOT_APPLICABLE = "pass", "excused", "fail", "not applicable"
 
@@ -60,10 +66,16 @@ def _run_one(case: Case, name: str, wrapped: Subject, bare: Subject, limit: int)
     if isinstance(error, NotApplicable):
         outcome, reason = NOT_APPLICABLE, str(error)
     elif error is not None:
-        excuse = _attempt(name, bare, limit)
-        outcome, reason = (FAIL, _summary(error)) if excuse is None else (EXCUSED, _summary(excuse))
         details = "".join(traceback.format_exception(error))
+        outcome, reason = _judge(error, _attempt(name, bare, limit))
     return Result(case, name, outcome, reason, details, time.perf_counter() - start)
+
+
+def _judge(error: Exception, excuse: Exception | None) -> tuple[str, str]:
+    """What a failure counts, given what the same check raised without a prefix."""
+    if excuse is None:
+        return FAIL, _summary(error)
+    return (NOT_APPLICABLE, str(excuse)) if isinstance(excuse, NotApplicable) else (EXCUSED, _summary(excuse))
 
 
 def _attempt(name: str, subject: Subject, limit: int) -> Exception | None:
@@ -78,7 +90,8 @@ def _attempt(name: str, subject: Subject, limit: int) -> Exception | None:
 
 
 def _summary(error: Exception) -> str:
-    text = (str(error).strip().splitlines() or [""])[0]
+    """One line that many architectures may share; brackets at its end hold the figures of this one."""
+    text = re.sub(r" \(.*\)$", "", (str(error).strip().splitlines() or [""])[0])
     return (text if isinstance(error, AssertionError) else f"{type(error).__name__}: {text}")[:REASON_LENGTH]
 
 

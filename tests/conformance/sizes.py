@@ -13,6 +13,12 @@ INIT = 0.15  # wide enough that the tokens of a random model differ
 
 Fields = dict[str, Any]
 
+
+def words(text: str) -> list[str]:
+    """Names, one after the other."""
+    return text.split()
+
+
 # Numbers that become the same in every family: (what they become, under which names).
 NUMBERS: list[tuple[int, str]] = [
     (
@@ -46,47 +52,46 @@ NUMBERS: list[tuple[int, str]] = [
         "t2u_max_position_embeddings rel_extent",
     ),
 ]
-DEPTHS = "num_hidden_layers n_layer n_layers num_layers".split()
-EXPERT_WIDTHS = (
+DEPTHS = words("num_hidden_layers n_layer n_layers num_layers")
+EXPERT_WIDTHS = words(
     "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size shared_experts_intermediate_size "
     "expert_ffn_hidden_size moe_shared_expert_intermediate_size"
-).split()
+)
 KEY_VALUE_HEADS = {
     "num_key_value_heads": "num_attention_heads",
     "num_kv_heads": "num_attention_heads",
     "swa_num_key_value_heads": "swa_num_attention_heads",
 }
-EXPERT_COUNTS = "num_experts num_local_experts n_routed_experts moe_num_experts ffn_num_experts".split()
-EXPERTS_CHOSEN = "num_experts_per_tok num_experts_per_token moe_topk moe_k moe_top_k top_k_experts".split()
-AT_MOST_ONE = (
-    "n_shared_experts num_shared_experts moe_num_shared_experts first_k_dense_replace num_dense_layers"
-).split()
-SPREADS = "initializer_range init_std embedding_initializer_range embed_init_std".split()
-LATENT_DIMS = "qk_nope_head_dim qk_rope_head_dim v_head_dim index_head_dim".split()  # an eighth of their default
-WINDOWS = (
+EXPERT_COUNTS = words("num_experts num_local_experts n_routed_experts moe_num_experts ffn_num_experts")
+EXPERTS_CHOSEN = words("num_experts_per_tok num_experts_per_token moe_topk moe_k moe_top_k top_k_experts")
+AT_MOST_ONE = words("n_shared_experts num_shared_experts moe_num_shared_experts first_k_dense_replace num_dense_layers")
+SPREADS = words("initializer_range init_std embedding_initializer_range embed_init_std")
+HEAD_COUNTS = words("num_attention_heads n_heads n_head num_heads")
+LATENT_DIMS = words("qk_nope_head_dim qk_rope_head_dim v_head_dim index_head_dim")  # an eighth of their default
+WINDOWS = words(
     "sliding_window sliding_window_size attention_window_size window_size attention_chunk_size local_attention"
-).split()
-KINDS = "layer_types layers_block_type mlp_layer_types indexer_types".split()  # one word a layer
-SPECIAL_TOKENS = (
+)
+KINDS = words("layer_types layers_block_type mlp_layer_types indexer_types")  # one word a layer
+SPECIAL_TOKENS = words(
     "image_token_id video_token_id audio_token_id image_token_index audio_token_index boi_token_id eoi_token_id "
     "boa_token_id eoa_token_id boi_token_index eoi_token_index eoa_token_index vision_start_token_id "
     "vision_end_token_id audio_bos_token_id audio_eos_token_id eod_token_id timestamp_token_id cls_token_id "
     "mask_token_id"
-).split()
+)
 RESERVED = 12  # the last tokens of the vocabulary, which are never text
 
 TOKEN_FIELDS = {"pad_token_id": PAD, "bos_token_id": BOS, "eos_token_id": EOS, "decoder_start_token_id": BOS}
 VALUES: Fields = {
-    **dict.fromkeys("vocab_size decoder_vocab_size src_vocab_size tgt_vocab_size".split(), VOCAB),
-    **dict.fromkeys("vocab_size_per_layer_input".split(), VOCAB),
-    **dict.fromkeys("t2u_vocab_size char_vocab_size unit_hifi_gan_vocab_size".split(), 50),
-    **dict.fromkeys("d_kv d_head dim_head attention_head_size kv_channels".split(), HEAD_DIM),
-    **dict.fromkeys("max_window_layers n_group topk_group num_expert_group num_beams".split(), 1),
-    **dict.fromkeys("mamba_d_state state_size ssm_state_size mamba_chunk_size".split(), 8),
-    **dict.fromkeys("linear_key_head_dim linear_value_head_dim laurel_rank hidden_size_per_layer_input".split(), 8),
-    **dict.fromkeys("mamba_dt_rank time_step_rank linear_num_value_heads".split(), 4),
-    **dict.fromkeys("num_nextn_predict_layers encoder_no_repeat_ngram_size".split(), 0),
-    **dict.fromkeys("forced_eos_token_id forced_bos_token_id suppress_tokens begin_suppress_tokens".split(), None),
+    **dict.fromkeys(words("vocab_size decoder_vocab_size src_vocab_size tgt_vocab_size"), VOCAB),
+    **dict.fromkeys(words("vocab_size_per_layer_input"), VOCAB),
+    **dict.fromkeys(words("t2u_vocab_size char_vocab_size unit_hifi_gan_vocab_size"), 50),
+    **dict.fromkeys(words("d_kv d_head dim_head attention_head_size kv_channels"), HEAD_DIM),
+    **dict.fromkeys(words("max_window_layers n_group topk_group num_expert_group num_beams"), 1),
+    **dict.fromkeys(words("mamba_d_state state_size ssm_state_size mamba_chunk_size"), 8),
+    **dict.fromkeys(words("linear_key_head_dim linear_value_head_dim laurel_rank hidden_size_per_layer_input"), 8),
+    **dict.fromkeys(words("mamba_dt_rank time_step_rank linear_num_value_heads"), 4),
+    **dict.fromkeys(words("num_nextn_predict_layers encoder_no_repeat_ngram_size"), 0),
+    **dict.fromkeys(words("forced_eos_token_id forced_bos_token_id suppress_tokens begin_suppress_tokens"), None),
     "vocabulary_map": None,
     "kv_lora_rank": 16,
     "q_lora_rank": 24,
@@ -136,7 +141,9 @@ def _values(config: PretrainedConfig) -> Fields:
     for name in values:
         try:
             values[name] = getattr(config, name, None)
-        except Exception:  # a field that differs by layer refuses to be read as one; the dictionary has the global value
+        except (
+            Exception
+        ):  # a field that differs by layer refuses to be read as one; the dictionary has the global value
             continue
     return values
 
@@ -174,9 +181,6 @@ def _whole_number(name: str, value: int, values: Fields) -> int | None:
     if name in SPECIAL_TOKENS:
         return VOCAB - RESERVED + SPECIAL_TOKENS.index(name) % RESERVED
     return None
-
-
-HEAD_COUNTS = "num_attention_heads n_heads n_head num_heads".split()
 
 
 def _head_dim(value: int, values: Fields) -> int:

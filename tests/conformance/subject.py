@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -17,6 +16,7 @@ import prefix_peft
 
 P = 5  # virtual tokens
 NEW = 10  # tokens to generate
+WINDOW, LONG = 6, 40  # a sliding window, and a text that is much longer
 TOLERANCE = 1e-4  # of the largest logit: float32 rounds to 6e-8, through sums of up to a hundred terms and six layers
 
 
@@ -43,8 +43,8 @@ class Subject:
 
     @cached_property
     def bare(self) -> PreTrainedModel:
-        """The same without a prefix."""
-        return self.case.build()
+        """The same without a prefix, but frozen too: that alone makes some models take other kernels."""
+        return self.case.build().requires_grad_(False)
 
     def accepts(self, name: str) -> bool:
         """Whether the model's forward pass has an argument of this name."""
@@ -84,18 +84,18 @@ class Subject:
 
     @cached_property
     def continuation(self) -> Tensor:
-        """What plain ``generate`` returns for the plain prompt; the check ``greedy`` holds it against forward passes."""
+        """What plain ``generate`` returns for the plain prompt; ``greedy`` holds it against forward passes."""
         return self.generate()
 
 
-CHECKS: dict[str, Callable[[Subject], None]] = {}
-
-
-def check(function: Callable[[Subject], None]) -> Callable[[Subject], None]:
-    """Run this function on every architecture. It raises what is wrong, of a subject with a prefix or a bare one."""
-    assert function.__name__ not in CHECKS, f"there are two checks named {function.__name__}"
-    CHECKS[function.__name__] = function
-    return function
+def has_window(subject: Subject) -> bool:
+    """Whether a narrow window changes what a long text means, so that there is one."""
+    prompt = subject.prompt(rows=1, length=LONG)
+    text = subject.text(prompt, length=LONG)
+    with torch.no_grad():
+        models = subject.bare, subject.case.build(window=WINDOW)
+        wide, narrow = (subject.logits(model, prompt, text)[:, -1] for model in models)
+    return not torch.allclose(wide, narrow, atol=1e-5)
 
 
 def assert_close(actual: Tensor, expected: Tensor, complaint: str, tolerance: float = TOLERANCE) -> None:

@@ -15,7 +15,13 @@ import torch
 import transformers
 from sizes import BOS, PAD, RESERVED, VOCAB
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GenerationConfig, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    GenerationConfig,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
@@ -79,7 +85,10 @@ class Case:
         _fill(model, torch.Generator().manual_seed(1000 + seed))
         start = getattr(model.config, "decoder_start_token_id", None)
         model.generation_config = GenerationConfig(
-            pad_token_id=PAD, bos_token_id=BOS, eos_token_id=None, decoder_start_token_id=BOS if start is None else start
+            pad_token_id=PAD,
+            bos_token_id=BOS,
+            eos_token_id=None,
+            decoder_start_token_id=BOS if start is None else start,
         )
         return model
 
