@@ -95,7 +95,7 @@ def _runs(subject: Subject, implementation: str) -> bool:
 
 def _logits_by(subject: Subject, model: nn.Module) -> Tensor:
     prompt = subject.prompt()
-    with torch.no_grad(), torch.compiler.set_stance("force_eager"):  # compiling takes longer than all the rest
+    with torch.no_grad():
         return subject.logits(model, prompt, subject.text(prompt))
 
 
