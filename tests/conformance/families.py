@@ -17,6 +17,11 @@ NOT_BUILT = {
     ("causal", "gemma4_unified_assistant"): "a draft model: reads the keys and values of the model that it drafts for",
 }
 
+# Attention computed by hand, out of reach of any watching, that no prefix of real tokens can be equal to.
+ALIBI = "ALiBi adds to each score by the distance of the two tokens, and a prefix has no place"
+RELATIVE = "a learned bias for the distance of two tokens is added to each score, and a prefix has no place"
+BIASED_BY_HAND = {"bloom": ALIBI, "mpt": ALIBI, "cpmant": RELATIVE, "prophetnet": RELATIVE, "xlnet": RELATIVE}
+
 # Encoders, and decoders of encoder-decoders, that are causal and have a cache only when they are told so.
 TOLD_TO_DECODE = [
     "bart",

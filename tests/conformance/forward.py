@@ -57,40 +57,52 @@ def gradients(subject: Subject) -> None:
 
 
 def mask_4d(subject: Subject) -> None:
-    """A caller's own causal mask (B, 1, T, T) changes nothing, and is not changed itself."""
-    prompt = subject.prompt()
+    """A caller's own additive causal mask (B, 1, T, T) changes nothing, and is not changed itself."""
+    allowed = _causal(subject)
+    _masked(subject, torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min))
+
+
+def mask_4d_boolean(subject: Subject) -> None:
+    """Neither does a boolean one, where the family reads such masks."""
+    _masked(subject, _causal(subject))
+
+
+def _causal(subject: Subject) -> Tensor:
+    rows, length = subject.text(subject.prompt()).shape
+    return torch.ones(rows, 1, length, length, dtype=torch.bool).tril()
+
+
+def _masked(subject: Subject, mask: Tensor) -> None:
+    prompt, given = subject.prompt(), mask.clone()
     text = subject.text(prompt)
-    allowed = torch.ones(len(text), 1, text.shape[1], text.shape[1], dtype=torch.bool).tril()
-    additive = torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min)
     name = "decoder_attention_mask" if subject.encodes else "attention_mask"
     with torch.no_grad():
         expected = subject.logits(subject.model, prompt, text)
-        for kind, mask in (("an additive", additive), ("a boolean", allowed)):
-            given = mask.clone()
-            actual = subject.logits(subject.model, prompt, text, **{name: given})
-            assert torch.equal(given, mask), f"{kind} 4-D mask of the caller's was written into"
-            assert_close(actual, expected, f"{kind} causal 4-D mask changes the logits")
+        actual = subject.logits(subject.model, prompt, text, **{name: given})
+    assert torch.equal(given, mask), "the caller's mask was written into"
+    assert_close(actual, expected, "a causal 4-D mask changes the logits")
 
 
 def implementations(subject: Subject) -> None:
-    """eager, sdpa and flex attention, as far as the bare model runs with them, give the same logits."""
+    """eager, sdpa and flex attention, as far as they agree without a prefix, give the same logits."""
+    names = _agreeing_implementations(subject)
+    if len(names) < 2:
+        raise NotApplicable("has one implementation only")
+    first, *others = (_logits_by(subject, subject.build(attn_implementation=name)) for name in names)
+    for name, actual in zip(names[1:], others, strict=True):
+        assert_close(actual, first, f"{names[0]} and {name} give different logits")
+
+
+def _agreeing_implementations(subject: Subject) -> list[str]:
+    """Those with which the bare model runs and gives the logits that it has with the first of them."""
     found: dict[str, Tensor] = {}
     for name in ("eager", "sdpa", "flex_attention"):
-        if _runs(subject, name):
-            found[name] = _logits_by(subject, subject.build(attn_implementation=name))
-    if len(found) < 2:
-        raise NotApplicable("has one implementation only")
-    (first, expected), *others = found.items()
-    for name, actual in others:
-        assert_close(actual, expected, f"{first} and {name} give different logits")
-
-
-def _runs(subject: Subject, implementation: str) -> bool:
-    try:
-        _logits_by(subject, subject.case.build(attn_implementation=implementation))
-    except Exception:  # whatever the family says to what it does not support
-        return False
-    return True
+        try:
+            found[name] = _logits_by(subject, subject.case.build(attn_implementation=name))
+            assert_close(found[name], next(iter(found.values())), "another implementation")
+        except Exception:  # whatever the family says to what it does not support
+            found.pop(name, None)
+    return list(found)
 
 
 def _logits_by(subject: Subject, model: nn.Module) -> Tensor:
@@ -121,4 +133,4 @@ def sliding_window(subject: Subject) -> None:
         assert seen, f"the prefix has left a sliding window ({name})"
 
 
-CHECKS = [refusal, wraps, gradients, mask_4d, sliding_window, implementations, half_precision]
+CHECKS = [refusal, wraps, gradients, mask_4d, mask_4d_boolean, sliding_window, implementations, half_precision]

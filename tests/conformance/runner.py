@@ -67,15 +67,17 @@ def _run_one(case: Case, name: str, wrapped: Subject, bare: Subject, limit: int)
         outcome, reason = NOT_APPLICABLE, str(error)
     elif error is not None:
         details = "".join(traceback.format_exception(error))
-        outcome, reason = _judge(error, _attempt(name, bare, limit))
+        outcome, reason = _judge(error, _attempt(name, bare, limit), type(bare.bare).__name__)
     return Result(case, name, outcome, reason, details, time.perf_counter() - start)
 
 
-def _judge(error: Exception, excuse: Exception | None) -> tuple[str, str]:
+def _judge(error: Exception, excuse: Exception | None, model_name: str) -> tuple[str, str]:
     """What a failure counts, given what the same check raised without a prefix."""
     if excuse is None:
-        return FAIL, _summary(error)
-    return (NOT_APPLICABLE, str(excuse)) if isinstance(excuse, NotApplicable) else (EXCUSED, _summary(excuse))
+        return FAIL, _summary(error, model_name)
+    if isinstance(excuse, NotApplicable):
+        return NOT_APPLICABLE, str(excuse)
+    return EXCUSED, _summary(excuse, model_name)
 
 
 def _attempt(name: str, subject: Subject, limit: int) -> Exception | None:
@@ -90,9 +92,10 @@ def _attempt(name: str, subject: Subject, limit: int) -> Exception | None:
     return None
 
 
-def _summary(error: Exception) -> str:
+def _summary(error: Exception, model_name: str) -> str:
     """One line that many architectures may share; brackets at its end hold the figures of this one."""
     text = re.sub(r" \(.*\)$", "", (str(error).strip().splitlines() or [""])[0])
+    text = text.replace(model_name, "this model")
     return (text if isinstance(error, AssertionError) else f"{type(error).__name__}: {text}")[:REASON_LENGTH]
 
 

@@ -18,27 +18,36 @@ from prefix_peft.layer import prefix_layers
 
 
 def checkpointing(subject: Subject) -> None:
-    """Gradient checkpointing, of either kind and enabled at either time, runs layers twice and changes no gradient."""
-    expected, passes = _train_step(subject, subject.build())
-    for reentrant in (True, False):
-        for early in (False, True):
-            model = _checkpointed(subject, reentrant, early)
-            actual, passes_now = _train_step(subject, model)
-            kind = f"use_reentrant={reentrant}, enabled {'before' if early else 'after'} wrapping"
-            assert passes_now > passes, f"nothing is checkpointed with {kind}"
-            for name, gradient in expected.items():
-                assert_close(actual[name], gradient, f"another gradient with {kind}", tolerance=1e-5)
+    """Gradient checkpointing, enabled before or after wrapping, runs layers twice and changes no gradient."""
+    _compare_checkpointed(subject, use_reentrant=False)
 
 
-def _checkpointed(subject: Subject, reentrant: bool, early: bool) -> Any:
-    options = {"gradient_checkpointing_kwargs": {"use_reentrant": reentrant}}
-    if early and subject.wrapped:
-        base = subject.case.build()
-        base.gradient_checkpointing_enable(**options)
-        return tiny.fill(prefix_peft.wrap(base, P))
-    model: Any = subject.build()
-    model.gradient_checkpointing_enable(**options)
-    if subject.wrapped:
+def checkpointing_reentrant(subject: Subject) -> None:
+    """The same with ``use_reentrant=True``, for which the token embeddings are told to require gradients."""
+    _compare_checkpointed(subject, use_reentrant=True)
+
+
+def _compare_checkpointed(subject: Subject, use_reentrant: bool) -> None:
+    expected, passes = _train_step(subject, _trainable(subject))
+    for early in (False, True):
+        actual, passes_now = _train_step(subject, _trainable(subject, early, use_reentrant=use_reentrant))
+        assert passes_now > passes, "nothing is checkpointed"
+        for name, gradient in expected.items():
+            when = "before" if early else "after"
+            assert_close(actual[name], gradient, f"another gradient, enabled {when} wrapping", tolerance=1e-5)
+
+
+def _trainable(subject: Subject, early: bool = False, **checkpointing: bool) -> Any:
+    """A model that trains its prefix or, bare, all but its token embeddings, as a frozen base has none that train."""
+    base = subject.case.build()
+    if checkpointing and early:
+        base.gradient_checkpointing_enable(gradient_checkpointing_kwargs=checkpointing)
+    model: Any = tiny.fill(prefix_peft.wrap(base, P)) if subject.wrapped else base
+    if not subject.wrapped:
+        base.get_input_embeddings().requires_grad_(False)
+    if checkpointing and not early:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs=checkpointing)
+    if checkpointing and not (early and subject.wrapped):  # which PEFT sees to itself
         model.enable_input_require_grads()
     return model
 
@@ -83,4 +92,4 @@ def save_load(subject: Subject) -> None:
     assert written == numbers, f"the file holds more or less than the prefix ({written} numbers, not {numbers})"
 
 
-CHECKS = [checkpointing, save_load]
+CHECKS = [checkpointing, checkpointing_reentrant, save_load]
