@@ -1,13 +1,14 @@
-# make demo    train a prefix on the embedded base model and look at what it does (offline, a few minutes)
-# make test    run the tests
-# make check   lint, format, types and tests
+# make demo          train a prefix on the embedded base model and look at what it does (offline, a few minutes)
+# make test          run the tests
+# make check         lint, format, types and tests
+# make conformance   every architecture of transformers, and the table in docs/architectures.md (minutes)
 #
 # Each target makes its own environment in .venv first and installs what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check lint types clean
+.PHONY: demo test check conformance lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m prefix_peft demo --output-dir runs/demo
@@ -16,6 +17,9 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
 check: lint types test
+
+conformance: $(VENV)/.test
+	$(BIN)/python tests/conformance --output docs/architectures.md
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -1,0 +1,53 @@
+"""The zoo's checks on a dozen architectures that differ; the command runs them on every one."""
+
+from __future__ import annotations
+
+import families
+import pytest
+from runner import CHECKS, EXCUSED, FAIL, NOT_APPLICABLE, PASS, run
+from zoo import MAPPINGS, Case, cases
+
+LIMIT = 30  # seconds for one check, of which most take a tenth of one
+REPRESENTATIVES = [  # and what they stand for
+    Case("causal", "gpt2"),  # learned positions
+    Case("causal", "llama"),  # rotary positions, grouped heads
+    Case("causal", "gemma3n_text"),  # layers that share keys and values, sliding windows
+    Case("causal", "gpt_oss"),  # sinks
+    Case("causal", "deepseek_v3"),  # keys and values of different widths
+    Case("causal", "diffllama"),  # two attention calls a layer
+    Case("causal", "jamba"),  # recurrent layers between those that attend
+    Case("causal", "bert"),  # an encoder that decodes
+    Case("seq2seq", "bart"),  # learned positions, cross-attention
+    Case("seq2seq", "t5"),  # relative biases
+    Case("seq2seq", "t5gemma2"),  # self- and cross-attention in one call
+    Case("seq2seq", "qwen2_audio"),  # a decoder behind an audio tower
+]
+
+
+@pytest.mark.filterwarnings("ignore")  # tiny models have warnings of their own
+@pytest.mark.parametrize("case", REPRESENTATIVES, ids=str)
+def test_nothing_fails_that_the_bare_model_can_do(case):
+    results = {result.check: result for result in run(case, list(CHECKS), LIMIT)}
+    failures = [f"{result.check}: {result.details}" for result in results.values() if result.outcome == FAIL]
+    assert not failures, "\n".join(failures)
+    excused = [name for name, result in results.items() if result.outcome == EXCUSED]
+    assert not {"wraps", "gradients", "save_load", "rows"} & set(excused), "these hold of every bare model here"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", families.ATTENTION_FREE)
+def test_models_without_attention_are_refused(name):
+    results = run(Case("causal", name), list(CHECKS), LIMIT)
+    assert [(result.check, result.outcome) for result in results if result.outcome != NOT_APPLICABLE] == [
+        ("refusal", PASS)
+    ]
+
+
+def test_the_zoo_holds_every_entry_of_both_mappings():
+    built = {(case.task, case.name) for case in cases()}
+    entries = {(task, name) for task, names in MAPPINGS.items() for name in names}
+    assert built | families.NOT_BUILT.keys() == entries
+    assert not built & families.NOT_BUILT.keys()
+    known = {name for _, name in entries}
+    named = {*families.ATTENTION_FREE, *families.TOLD_TO_DECODE, *families.PART_OF_A_MODEL, *families.ENTRIES}
+    assert named <= known, f"no architecture is called {sorted(named - known)}"
