@@ -72,7 +72,7 @@ def _watch(model: PreTrainedModel) -> Anatomy:
     names = {module: name for name, module in model.named_modules()}
     encoder_decoder = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
     shape, source = None, ENCODER_TOKENS
-    if encoder_decoder and not reads_tokens(model):
+    if not reads_tokens(model):
         with undisturbed(model):
             shape, source = example_shape(model)
     sites: dict[str, Site] = {}
