@@ -21,7 +21,7 @@ FRAMES, SAMPLES, PIXELS = 64, 8_000, 224  # small, but more than any first layer
 
 
 def reads_tokens(model: PreTrainedModel) -> bool:
-    """Whether ``input_ids`` are the main input of ``model``, or of its encoder."""
+    """Whether ``model``, or its encoder where it has one, needs ``input_ids`` and nothing else."""
     return getattr(model, "main_input_name", "input_ids") == "input_ids"
 
 
