@@ -128,6 +128,17 @@ def test_disabling_gives_the_bits_of_the_base(family):
         assert torch.equal(answer(model, **inputs), expected)
 
 
+@pytest.mark.parametrize("head", ["Roberta", "Electra"])
+def test_the_dropout_of_the_head_is_on_and_that_of_the_base_off(head):
+    """The head is trained as a whole model would be; its dropout lies inside it."""
+    model = wrapped(build(head, "SEQ_CLS", hidden_dropout_prob=0.5, classifier_dropout=0.5), "SEQ_CLS").train()
+    read = []
+    model.base_model.model.classifier.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+    inputs, _ = given("SEQ_CLS")
+    answers = [answer(model, **inputs) for _ in range(2)]
+    assert torch.equal(*read) and not torch.equal(*answers)
+
+
 @pytest.mark.parametrize("attn_implementation", ["eager", "sdpa"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_on_the_right_changes_nothing(family, attn_implementation):
@@ -157,7 +168,7 @@ def test_one_layer_with_real_tokens_equals_the_base_that_reads_them(family):
 
 @torch.no_grad()
 def test_disentangled_attention_scores_the_prefix_by_content_alone(monkeypatch):
-    """Text keeps its relative positions, the prefix has none: softmax([q . P_K; scores]) [P_V; V], keys being what q meets."""
+    """Text keeps its relative positions, the prefix has none: softmax([q . P_K; scores]) [P_V; V]."""
     base, (inputs, _) = build("DebertaV2", num_hidden_layers=1), given("TOKEN_CLS")
     attention = base.deberta.encoder.layer[0].attention.self
     scores, hidden, context = [], [], []
@@ -174,7 +185,7 @@ def test_disentangled_attention_scores_the_prefix_by_content_alone(monkeypatch):
     )
     model = tiny.fill(wrapped(base, "TOKEN_CLS")).eval()
     p_key, p_value = (p.double() for p in tiny.prefix_parameters(model).values())
-    ours = query @ p_key.transpose(-1, -2)  # DeBERTa divides its keys, not their scores, by its scale
+    ours = query @ p_key.transpose(-1, -2)  # it divides its keys by the scale before they meet the queries
     weights = torch.cat([ours, scores[0].double()], dim=-1).softmax(-1)
     expected = weights @ torch.cat([p_value.expand(2, -1, -1, -1), value], dim=2)
     model(**inputs)

@@ -5,6 +5,7 @@ import pytest
 import tiny
 import tiny_multimodal as mm
 import torch
+import transformers as tr
 
 import prefix_peft
 from prefix_peft import initialize_kv_prefix_from_text, initialize_kv_prefix_from_tokens
@@ -192,3 +193,9 @@ def test_an_encoder_that_takes_no_such_input_is_refused_by_name():
     with pytest.raises(ValueError, match=r"VisionEncoderDecoderModel cannot be served.*pixel_values.*\(1, 3, 24, 24\)"):
         prefix_peft.wrap(base, P)
     assert not any("prefix" in name for name, _ in base.named_modules())
+
+
+def test_a_model_that_only_sees_is_refused_by_name():
+    base = tr.ViTForImageClassification(tr.ViTConfig(**mm.VISION))
+    with pytest.raises(ValueError, match="ViTForImageClassification cannot be served: it reads pixel_values"):
+        prefix_peft.wrap(base, P)

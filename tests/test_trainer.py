@@ -3,6 +3,7 @@
 import pytest
 import tiny
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -13,6 +14,13 @@ from prefix_peft import PrefixConfig
 
 P, ROWS, LENGTH, RATE = 3, 4, 7, 0.5
 ROUNDED = {"atol": 1e-5, "rtol": 1e-4}  # the same sums in another order, over five steps
+
+
+@pytest.fixture(autouse=True)
+def leave_no_accelerator():
+    """Accelerate keeps its precision for the whole process, and refuses another."""
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def rows(seed):

@@ -7,12 +7,14 @@ encoder takes it is seen by running it.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from math import prod
 
 import torch
 from torch import nn
 from transformers import PreTrainedModel
 
 from .hook import Call, calling, no_attention
+from .trial import is_encoder_decoder
 
 Shape = tuple[int, ...]
 
@@ -20,7 +22,7 @@ FRAMES, SAMPLES, PIXELS = 64, 8_000, 224  # small, but more than any first layer
 
 
 def reads_tokens(model: PreTrainedModel) -> bool:
-    """Whether ``input_ids`` are the main input of ``model``, or of its encoder."""
+    """Whether ``model``, or its encoder where it has one, needs ``input_ids`` and nothing else."""
     return getattr(model, "main_input_name", "input_ids") == "input_ids"
 
 
@@ -28,8 +30,13 @@ def example_shape(model: PreTrainedModel) -> tuple[Shape, int]:
     """The shape of one input that the encoder of ``model`` accepts, and how many states (1, S, D) it makes of it.
 
     Raises:
-        ValueError: the encoder accepts none of the shapes that its first layer suggests.
+        ValueError: there is no encoder apart, or it accepts none of the shapes that its first layer suggests.
     """
+    if not is_encoder_decoder(model):
+        raise ValueError(
+            f"{type(model).__name__} cannot be served: it reads {model.main_input_name}. Served are models that read "
+            "input_ids, and encoder-decoders whatever their encoder reads."
+        )
     encoder = model.get_encoder()
     for shape in _candidates(encoder):
         try:
@@ -56,6 +63,9 @@ def _candidates(encoder: PreTrainedModel) -> Iterator[Shape]:
     if width == 1:
         yield (1, SAMPLES)
         return
-    stride = torch.Size(layer.stride[0] for layer in layers if isinstance(layer, nn.Conv1d)).numel()
-    for length in (FRAMES, stride * getattr(encoder.config, "max_source_positions", FRAMES)):
+    lengths = [FRAMES]
+    if hasattr(encoder.config, "max_source_positions"):  # what Whisper insists on
+        strides = [layer.stride[0] for layer in layers if isinstance(layer, nn.Conv1d)]
+        lengths.append(prod(strides) * encoder.config.max_source_positions)
+    for length in lengths:
         yield from ((1, width, length), (1, length, width))

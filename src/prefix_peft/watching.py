@@ -38,7 +38,7 @@ def watch(model: PreTrainedModel) -> Anatomy:
     install()
     shape, states = None, ENCODER_TOKENS
     with undisturbed(model), without_other_adapters(model), running(model) as modules, longformer.readable(model):
-        if is_encoder_decoder(model) and not reads_tokens(model):
+        if not reads_tokens(model):
             shape, states = example_shape(model)
         observer, positions = _Observer(model, states), PositionWatch(modules)
         by_hand = Watch(lambda *seen: observer.see_by_hand(modules[-1], *seen))
