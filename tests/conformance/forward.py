@@ -8,7 +8,7 @@ from subject import LONG, WINDOW, NotApplicable, Subject, assert_close, has_wind
 from torch import Tensor, nn
 
 import prefix_peft
-from prefix_peft.sites import token_table
+from prefix_peft.trial import token_table
 
 
 def refusal(subject: Subject) -> None:
