@@ -26,6 +26,7 @@ class Site:
     key_dim: int  # D_k
     value_dim: int  # D_v
     by_hand: bool = False  # it computes its attention itself, instead of passing transformers' interface
+    key_bias: bool = False  # by hand, with a bias to each key (ALiBi)
     look_up: LookUp | None = None  # of positions, where the attention module does that itself
 
 

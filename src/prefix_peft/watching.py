@@ -62,18 +62,18 @@ class _Observer:
 
     def see(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """A call at the door; what is returned stands in for the attention."""
-        self._note(module, key, value, by_hand=False)
+        self._note(module, key, value)
         stand_in = no_attention(module, query, key, value).requires_grad_()
         self.stand_ins[self.names[module]] = stand_in
         return stand_in.clone()
 
-    def see_by_hand(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> None:
+    def see_by_hand(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, key_bias: bool) -> None:
         """An attention that never comes to the door, and has run."""
-        self._note(module, key, value, by_hand=True)
+        self._note(module, key, value, by_hand=True, key_bias=key_bias)
 
-    def _note(self, module: nn.Module, key: Tensor, value: Tensor, *, by_hand: bool) -> None:
+    def _note(self, module: nn.Module, key: Tensor, value: Tensor, **how: bool) -> None:
         name, role = self.names[module], self._role(module, key.shape[2])
-        self.sites.setdefault(name, Site(name, role, key.shape[1], key.shape[-1], value.shape[-1], by_hand))
+        self.sites.setdefault(name, Site(name, role, key.shape[1], key.shape[-1], value.shape[-1], **how))
         self.keys.append(key[0, 0, 0, :FINGERPRINT_KEYS].detach().float())
 
     def _role(self, module: nn.Module, keys: int) -> str:

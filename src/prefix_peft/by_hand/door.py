@@ -53,14 +53,15 @@ def is_open(module: nn.Module) -> bool:
 def _through(module: nn.Module, forward: Callable, *args: Any, **kwargs: Any) -> Any:
     call = current_call()
     if call is not None and call.watcher is not None:
-        with Watch(partial(call.watcher, module)):
+        watcher = call.watcher
+        with Watch(lambda query, key, value, _: watcher(module, query, key, value)):
             return forward(*args, **kwargs)
     layer = module._modules.get(CHILD)
     if layer is None or layer.disable_adapters:
         return forward(*args, **kwargs)
     rows = None if call is None else call.rows
-    heads, look_up = layer.site.num_key_value_heads, layer.site.look_up
+    look_up = layer.site.look_up
     shifts = look_up is not None and layer.shifts()
     shift = shifted(module, layer, look_up, (*args, *kwargs.values())) if shifts else nullcontext()
-    with shift, Serve(module, heads, lambda batch: layer(batch, rows)):
+    with shift, Serve(module, layer.site, lambda batch: layer(batch, rows)):
         return forward(*args, **kwargs)

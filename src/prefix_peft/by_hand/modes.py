@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..attention import AttentionCall, Prefix, attend_with_prefix
+from ..sites import Site
 from .products import Product, batch_size, canonical, each_query, prefix_scores, prefix_values, read_product
 from .shares import Normaliser, Scores, Weights, carry, follow, share_of
 
@@ -89,17 +90,22 @@ def _over_last(args: Any, kwargs: Any) -> bool:
 
 
 class Watch(AttentionByHand):
-    """Tells ``see`` of every attention: query (1, H, T, D_k), key (1, G, S, D_k) and value (1, G, S, D_v)."""
+    """Tells ``see`` of every attention: query (1, H, T, D_k), key (1, G, S, D_k) and value (1, G, S, D_v).
 
-    def __init__(self, see: Callable[[Tensor, Tensor, Tensor], Any]) -> None:
+    The fourth thing it tells is whether each key has a bias of its own (`is_of_the_keys`).
+    """
+
+    def __init__(self, see: Callable[[Tensor, Tensor, Tensor, bool], Any]) -> None:
         super().__init__()
         self.see = see
+        self.biased = False
 
-    def attend(self, query, key, value, *args, **kwargs):
-        self.see(query, key, value)
-        return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+    def attend(self, query, key, value, attn_mask=None, *args, **kwargs):
+        self.see(query, key, value, is_of_the_keys(attn_mask))
+        return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
 
     def softmax(self, func, scores, args, kwargs):
+        self.biased = is_of_the_keys(bias_of(scores, args[0]))
         result = func(*args, **kwargs)
         carry(result, Weights(scores, None))
         return result
@@ -117,16 +123,36 @@ class Watch(AttentionByHand):
             canonical(asked, asked.left, asked.left_axes, asked.summed),
             canonical(asked, asked.right, asked.right_axes, asked.summed),
             canonical(product, product.right, product.right_axes, product.of_right),
+            self.biased,
         )
         return func(*args, **kwargs)
+
+
+def bias_of(scores: Scores, final: Tensor) -> Tensor:
+    """What was added to the scores on their way to the softmax: masks and position biases."""
+    product = scores.product
+    plain = torch.einsum(f"{product.left_axes},{product.right_axes}->{product.out_axes}", product.left, product.right)
+    return final - scores.carried(product.scale * plain)
+
+
+def is_of_the_keys(bias: Tensor | None) -> bool:
+    """Whether a bias (..., T, S) is a number for each key, the same for all queries that see it (ALiBi).
+
+    The softmax takes off what is common to all keys, so such families may count from wherever they like. A prefix
+    beside the keys makes the difference plain; it is taken to be where the query is.
+    """
+    if bias is None or bias.dtype == torch.bool or min(bias.shape[-2:]) < 2:
+        return False
+    first, last = bias[..., 0, 0], bias[..., -1, 0]
+    return bool(((first - last).abs() < 1e-4).all() and ((last - bias[..., -1, 1]).abs() > 1e-3).any())
 
 
 class Serve(AttentionByHand):
     """Lets a prefix take part in every attention of one call of one module."""
 
-    def __init__(self, module: nn.Module, heads: int, give: Give) -> None:
+    def __init__(self, module: nn.Module, site: Site, give: Give) -> None:
         super().__init__()
-        self.module, self.heads, self.give = module, heads, give
+        self.module, self.site, self.give = module, site, give
         self.prefix: Prefix | None = None
 
     def attend(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **options):
@@ -136,13 +162,15 @@ class Serve(AttentionByHand):
             )
             return own.transpose(1, 2), None
 
+        if self.site.key_bias and attn_mask is not None:
+            attn_mask = attn_mask - attn_mask.amax(-1, keepdim=True)
         call = AttentionCall(attend, "sdpa", self.module, query, key, value, attn_mask, {"is_causal": is_causal})
         prefix = self.give(query.shape[0])
         out, _ = call.run() if prefix is None else attend_with_prefix(call, prefix)
         return out.transpose(1, 2)
 
     def softmax(self, func, scores, args, kwargs):
-        own = self._scores(scores, args[0].dtype)
+        own = self._scores(scores, args[0])
         if own is None:
             return func(*args, **kwargs)
         together = func(torch.cat([own, args[0]], dim=-1), *args[1:], **kwargs)
@@ -153,14 +181,14 @@ class Serve(AttentionByHand):
         return weights
 
     def logsumexp(self, func, scores, args, kwargs):
-        result, own = func(*args, **kwargs), self._scores(scores, args[0].dtype)
+        result, own = func(*args, **kwargs), self._scores(scores, args[0])
         if own is not None:
             result = torch.logaddexp(result, func(own, *args[1:], **kwargs))
         carry(result, Normaliser(scores))
         return result
 
     def exp(self, func, scores, args, kwargs):
-        result, own = func(*args, **kwargs), self._scores(scores, args[0].dtype)
+        result, own = func(*args, **kwargs), self._scores(scores, args[0])
         if own is not None:
             if self.prefix.gate is not None:
                 raise NotImplementedError(
@@ -169,11 +197,11 @@ class Serve(AttentionByHand):
             carry(result, Weights(scores, own.exp()))
         return result
 
-    def _scores(self, scores: Scores, dtype: torch.dtype) -> Tensor | None:
+    def _scores(self, scores: Scores, final: Tensor) -> Tensor | None:
         """The prefix's scores (..., P) beside those that have come to the softmax."""
         product = scores.product
         if self.prefix is None:
-            self.prefix = self.give(batch_size(product, self.heads))
+            self.prefix = self.give(batch_size(product, self.site.num_key_value_heads))
         if self.prefix is None:
             return None
         own = prefix_scores(product, self.prefix.key)
@@ -181,7 +209,10 @@ class Serve(AttentionByHand):
             bias = torch.zeros_like(self.prefix.key[..., 0])
             bias = bias.masked_fill(~self.prefix.visible, torch.finfo(own.dtype).min)
             own = own + each_query(product, bias)
-        return scores.carried(own).to(dtype)
+        own = scores.carried(own)
+        if self.site.key_bias:
+            own = own + bias_of(scores, final).amax(-1, keepdim=True)
+        return own.to(final.dtype)
 
     def _gated(self, base: Tensor, share: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
         """`attention.gated` for weights: ``base`` over the sequence alone, ``share`` over [P; sequence]."""
