@@ -108,7 +108,7 @@ class _Observer:
         decoders = {site.role for site in self.sites.values()} != {"encoder"}
         by_hand = any(site.by_hand for site in self.sites.values())
         for module, (function, table) in positions.found.items():
-            if not (by_hand or function == "embedding" or isinstance(module, nn.Embedding)):
+            if not (by_hand or function in ("embedding", "index_select") or isinstance(module, nn.Embedding)):
                 continue
             look_up = LookUp(self.names[module], function, table)
             role = "decoder" if decoders and module not in self.encoder else "encoder"
