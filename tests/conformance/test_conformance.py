@@ -56,6 +56,12 @@ def test_real_tokens_stand_to_the_left_wherever_positions_come_from(case):
 
 
 @pytest.mark.filterwarnings("ignore")
+def test_a_softmax_over_layers_is_no_attention():
+    [result] = run(Case("causal", "inkling2_text"), ["wraps"], LIMIT)
+    assert result.outcome == PASS, result.details
+
+
+@pytest.mark.filterwarnings("ignore")
 def test_where_attention_is_merged_a_prefix_is_of_the_decoders_own_tokens():
     case = Case("seq2seq", "t5gemma2")
     model = prefix_peft.wrap(case.build(), 5, sites=["decoder"])
