@@ -8,7 +8,6 @@ key; there the prefix is a good start, not an exact copy.
 
 from __future__ import annotations
 
-import inspect
 import logging
 from typing import Any, cast
 
@@ -19,17 +18,14 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import positions
-from .by_hand.door import opened
 from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder
-from .hook import Call, calling
 from .layer import PrefixLayer, prefix_layers
+from .reading import KeysValues, read_activations
 from .sites import anatomy_of
-from .trial import is_encoder_decoder, token_table, undisturbed
+from .trial import token_table
 
 logger = logging.getLogger(__name__)
-
-KeysValues = dict[str, tuple[Tensor, Tensor]]  # by site name: keys (G, P, D_k) and values (G, P, D_v)
 
 RANDOM_TOKENS = 64  # enough to be different; a longer prefix repeats them
 COPY_NOISE = 0.02  # of the activations' spread
@@ -147,56 +143,6 @@ def _ordinary_tokens(model: PreTrainedModel) -> Tensor:
     }  # fmt: skip
     ordinary = [token for token in range(token_table(model).shape[0]) if token not in special]
     return torch.tensor(ordinary)[torch.randint(len(ordinary), (RANDOM_TOKENS,))]
-
-
-def read_activations(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> KeysValues:
-    """The keys and values of ``tokens`` (1, P) at every site of the frozen ``model``, no prefix taking part."""
-    anatomy = anatomy_of(model)
-    names = {model.get_submodule(name): name for name in anatomy.sites}
-    seen: KeysValues = {}
-
-    def keep(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> None:
-        if module in names and names[module] not in seen:
-            count = decoder_tokens.shape[1] if anatomy.sites[names[module]].role == "decoder" else tokens.shape[1]
-            seen[names[module]] = _of_the_tokens(key[0].detach().float(), value[0].detach().float(), count)
-
-    by_hand = [module for module, name in names.items() if anatomy.sites[name].by_hand]
-    with undisturbed(model), calling(Call(watcher=keep)), opened(by_hand):
-        _run(model, _inputs(model, tokens, decoder_tokens))
-    return seen
-
-
-def _of_the_tokens(key: Tensor, value: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Keys and values (G, count, D) of the tokens, where a model has put more beside them: its own, or padding."""
-    if key.shape[1] > count:
-        filled = (key != 0).any(-1).any(0)
-        key, value = key[:, filled][:, -count:], value[:, filled][:, -count:]
-    return key, value
-
-
-def _run(model: PreTrainedModel, inputs: dict[str, Any]) -> None:
-    try:
-        model(**inputs)
-    except ValueError:  # a model that checks its positions, and has none to the left of the text
-        if inputs.pop("position_ids", None) is None:
-            raise
-        model(**inputs)
-
-
-def _inputs(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> dict[str, Any]:
-    device = token_table(model).device
-    known = inspect.signature(model.forward).parameters
-    inputs: dict[str, Any] = {"input_ids": tokens.to(device)}
-    shape = anatomy_of(model).source_shape
-    if shape is not None:
-        inputs = {model.main_input_name: torch.randn(shape, dtype=model.dtype, device=device)}
-    if is_encoder_decoder(model):
-        inputs["decoder_input_ids"] = decoder_tokens.to(device)
-    elif "position_ids" in known and not anatomy_of(model).positions:
-        inputs["position_ids"] = torch.arange(-tokens.shape[1], 0, device=device)[None]
-    if "use_cache" in known:
-        inputs["use_cache"] = False
-    return inputs
 
 
 def _write(layers: list[PrefixLayer], name: str, activations: KeysValues) -> float:

@@ -45,6 +45,7 @@ def watch(model: PreTrainedModel) -> Anatomy:
         with calling(Call(watcher=observer.see)), by_hand, positions, leaving_a_graph(model):
             output = model(**equal_tokens(model, shape))
     observer.leave_out_what_has_no_effect([part for part in output.values() if isinstance(part, Tensor)])
+    observer.leave_out_what_is_beside_the_door()
     observer.check_complete()
     return Anatomy(observer.sites, observer.look_ups(positions), observer.fingerprint(), shape)
 
@@ -90,6 +91,13 @@ class _Observer:
             if id(stand_in) not in leaves:
                 del self.sites[name]
 
+    def leave_out_what_is_beside_the_door(self) -> None:
+        """What looks like attention by hand where attention passes the door: it chooses among layers, not tokens."""
+        at_the_door = {site.role for site in self.sites.values() if not site.by_hand}
+        self.sites = {
+            name: site for name, site in self.sites.items() if not (site.by_hand and site.role in at_the_door)
+        }
+
     def check_complete(self) -> None:
         roles = {site.role for site in self.sites.values()}
         needed = {"encoder", "decoder"} if is_encoder_decoder(self.model) else set()
@@ -108,7 +116,7 @@ class _Observer:
         decoders = {site.role for site in self.sites.values()} != {"encoder"}
         by_hand = any(site.by_hand for site in self.sites.values())
         for module, (function, table) in positions.found.items():
-            if not (by_hand or function == "embedding" or isinstance(module, nn.Embedding)):
+            if not (by_hand or function in ("embedding", "index_select") or isinstance(module, nn.Embedding)):
                 continue
             look_up = LookUp(self.names[module], function, table)
             role = "decoder" if decoders and module not in self.encoder else "encoder"

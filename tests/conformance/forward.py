@@ -8,7 +8,6 @@ from subject import LONG, WINDOW, NotApplicable, Subject, assert_close, has_wind
 from torch import Tensor, nn
 
 import prefix_peft
-from prefix_peft.trial import token_table
 
 
 def refusal(subject: Subject) -> None:
@@ -46,7 +45,11 @@ def gradients(subject: Subject) -> None:
     model = subject.build()
     subject.loss(model).backward()
     named = dict(model.named_parameters())
-    trained = tiny.prefix_parameters(model) if subject.wrapped else {"the token table": token_table(model)}
+    trained = (
+        tiny.prefix_parameters(model)
+        if subject.wrapped
+        else {"the token table": next(model.get_input_embeddings().parameters())}
+    )
     for name, parameter in trained.items():
         assert parameter.grad is not None, f"no gradient at a prefix ({name})"
         assert parameter.grad.isfinite().all(), f"a gradient is not finite ({name})"

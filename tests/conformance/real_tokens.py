@@ -44,6 +44,8 @@ def _keys_and_values_say_it_all(subject: Subject, source: Tensor, front: Tensor,
     with torch.no_grad(), _watching(calls):
         subject.logits(subject.bare, source, whole)
     assert not any(call.is_biased() for call in calls), "the attention adds a bias to its scores, and a prefix has none"
+    merged = [call for call in calls if call.key.shape[2] > call.query.shape[2]]
+    assert not merged, "one softmax over the text and more, whose scores change with the place at which the text begins"
     first: dict[nn.Module, _Call] = {}
     again = [call for call in calls if first.setdefault(call.module, call) is not call]
     once = all(torch.equal(call.key, first[call.module].key) for call in again)
@@ -64,6 +66,7 @@ def _silent(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: An
 
 class _Call(NamedTuple):
     module: nn.Module
+    query: Tensor
     key: Tensor
     value: Tensor
     biases: list[Tensor]  # what is added to the scores: masks, and biases of positions
@@ -83,7 +86,7 @@ def _watching(calls: list[_Call]) -> Iterator[None]:
         def record(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *mask: Any, **options: Any) -> Any:
             added = (*mask, options.get("attention_mask"), options.get("position_bias"))
             biases = [bias for bias in added if isinstance(bias, Tensor) and bias.is_floating_point()]
-            calls.append(_Call(module, key, value, biases))
+            calls.append(_Call(module, query, key, value, biases))
             return attend(module, query, key, value, *mask, **options)
 
         return record

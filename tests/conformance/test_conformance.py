@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import families
 import pytest
+import tiny
+import torch
 from runner import CHECKS, EXCUSED, FAIL, NOT_APPLICABLE, PASS, run
-from zoo import MAPPINGS, Case, cases
+from zoo import MAPPINGS, Case, cases, tokens
+
+import prefix_peft
 
 LIMIT = 30  # seconds for one check, of which most take a tenth of one
 REPRESENTATIVES = [  # and what they stand for
@@ -32,6 +36,40 @@ def test_nothing_fails_that_the_bare_model_can_do(case):
     assert not failures, "\n".join(failures)
     excused = [name for name, result in results.items() if result.outcome == EXCUSED]
     assert not {"wraps", "gradients", "save_load", "rows"} & set(excused), "these hold of every bare model here"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("causal", "ministral3"),  # scales queries by their position, for which there is none left of a text
+        Case("causal", "moss_transcribe_diarize"),  # takes position_ids without naming them
+        Case("causal", "musicgen"),  # sinusoidal positions, selected by index
+        Case("seq2seq", "m2m_100"),
+        Case("seq2seq", "t5gemma"),  # a decoder with rotary positions of its own
+    ],
+    ids=str,
+)
+def test_real_tokens_stand_to_the_left_wherever_positions_come_from(case):
+    [result] = run(case, ["real_tokens"], LIMIT)
+    assert result.outcome == PASS, result.reason + result.details
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_softmax_over_layers_is_no_attention():
+    [result] = run(Case("causal", "inkling2_text"), ["wraps"], LIMIT)
+    assert result.outcome == PASS, result.details
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_where_attention_is_merged_a_prefix_is_of_the_decoders_own_tokens():
+    case = Case("seq2seq", "t5gemma2")
+    model = prefix_peft.wrap(case.build(), 5, sites=["decoder"])
+    prefixes = []
+    for seed in (7, 8):
+        prefix_peft.initialize_kv_prefix_from_tokens(model, tokens(1, 5), decoder_input_ids=tokens(1, 5, seed=seed))
+        prefixes.append([parameter.clone() for parameter in tiny.prefix_parameters(model).values()])
+    assert not any(torch.equal(one, other) for one, other in zip(*prefixes, strict=True))
 
 
 @pytest.mark.filterwarnings("ignore")
