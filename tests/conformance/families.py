@@ -20,7 +20,15 @@ NOT_BUILT = {
 # Attention computed by hand, out of reach of any watching, that no prefix of real tokens can be equal to.
 ALIBI = "ALiBi adds to each score by the distance of the two tokens, and a prefix has no place"
 RELATIVE = "a learned bias for the distance of two tokens is added to each score, and a prefix has no place"
-BIASED_BY_HAND = {"bloom": ALIBI, "mpt": ALIBI, "cpmant": RELATIVE, "prophetnet": RELATIVE, "xlnet": RELATIVE}
+HASHED = "each query sees the few keys that hash or stand near it, real tokens only if they are among them"
+NEVER_EXACT = {
+    "bloom": ALIBI,
+    "mpt": ALIBI,
+    "cpmant": RELATIVE,
+    "prophetnet": RELATIVE,
+    "xlnet": RELATIVE,
+    "reformer": HASHED,
+}
 
 # Encoders, and decoders of encoder-decoders, that are causal and have a cache only when they are told so.
 TOLD_TO_DECODE = [

@@ -56,7 +56,7 @@ def prompt_lookup(subject: Subject) -> None:
 
 def assisted(subject: Subject) -> None:
     """Tokens that another model drafts, then verified, are the same tokens."""
-    _same_row(subject, "assisted generation", assistant_model=subject.case.build(seed=1))
+    _same_row(subject, "assisted generation", assistant_model=subject.case.build(seed=9))
 
 
 def inputs_embeds(subject: Subject) -> None:

@@ -52,7 +52,7 @@ def _keys_and_values_say_it_all(subject: Subject, source: Tensor, front: Tensor,
     once = once and all(torch.equal(call.value, first[call.module].value) for call in again)
     assert once, "a module attends several times in one pass, each time to other keys or values"
     if not calls:  # attention that passes by the interface can be neither watched nor silenced there
-        assert subject.case.name not in families.BIASED_BY_HAND, families.BIASED_BY_HAND[subject.case.name]
+        assert subject.case.name not in families.NEVER_EXACT, families.NEVER_EXACT[subject.case.name]
         return
     with torch.no_grad(), mock.patch.object(AttentionInterface, "get_interface", lambda *_: _silent):
         left, right = (subject.logits(subject.bare, source, ids)[:, P:] for ids in (whole, changed))

@@ -10,7 +10,7 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import batches
 import forward
@@ -24,6 +24,7 @@ from zoo import Case
 
 MODULES = (forward, generation, batches, training, real_tokens)
 CHECKS = {check.__name__: check for module in MODULES for check in module.CHECKS}
+BARE_SEEDS = range(3)  # a bare model that writes one token over and over may hold by chance
 REASON_LENGTH = 160
 PASS, EXCUSED, FAIL, NOT_APPLICABLE = "pass", "excused", "fail", "not applicable"
 
@@ -43,7 +44,8 @@ class Result:
 def run(case: Case, names: Sequence[str], limit: int) -> list[Result]:
     """Run the named checks, each for at most ``limit`` seconds."""
     quieten()
-    wrapped, bare = Subject(case, wrapped=True), Subject(case, wrapped=False)
+    wrapped = Subject(case, wrapped=True)
+    bare = [Subject(replace(case, seed=seed), wrapped=False) for seed in BARE_SEEDS]
     results = [_run_one(case, name, wrapped, bare, limit) for name in names]
     del wrapped, bare
     gc.collect()
@@ -57,7 +59,7 @@ def quieten() -> None:
     warnings.simplefilter("ignore")
 
 
-def _run_one(case: Case, name: str, wrapped: Subject, bare: Subject, limit: int) -> Result:
+def _run_one(case: Case, name: str, wrapped: Subject, bare: Sequence[Subject], limit: int) -> Result:
     if not case.attends and name != "refusal":
         return Result(case, name, NOT_APPLICABLE, "has no attention")
     start = time.perf_counter()
@@ -67,7 +69,9 @@ def _run_one(case: Case, name: str, wrapped: Subject, bare: Subject, limit: int)
         outcome, reason = NOT_APPLICABLE, str(error)
     elif error is not None:
         details = "".join(traceback.format_exception(error))
-        outcome, reason = _judge(error, _attempt(name, bare, limit), type(bare.bare).__name__)
+        excuses = (_attempt(name, subject, limit) for subject in bare)
+        excuse = next((excuse for excuse in excuses if excuse is not None), None)
+        outcome, reason = _judge(error, excuse, type(bare[0].bare).__name__)
     return Result(case, name, outcome, reason, details, time.perf_counter() - start)
 
 

@@ -65,9 +65,10 @@ class Subject:
         return prompt.new_full((len(prompt), 1), self.bare.generation_config.decoder_start_token_id)
 
     def logits(self, model: nn.Module, prompt: Tensor, text: Tensor, **options: Any) -> Tensor:
-        """(rows, length of the text, V)."""
+        """(rows, length of the text, V), without a cache, with which FSMT would look ahead."""
         inputs = {"input_ids": prompt, "decoder_input_ids": text} if self.encodes else {"input_ids": text}
-        return model(**inputs, **options).logits
+        uncached = {"use_cache": False} if self.accepts("use_cache") else {}
+        return model(**inputs, **uncached, **options).logits
 
     def loss(self, model: nn.Module) -> Tensor:
         """Mean negative log-likelihood of a text."""

@@ -40,6 +40,7 @@ class Case:
 
     task: str  # 'causal' or 'seq2seq'
     name: str  # the key of the auto mapping
+    seed: int = 0  # of the weights
 
     def __str__(self) -> str:
         return f"{self.task}/{self.name}"
@@ -68,9 +69,10 @@ class Case:
         return config
 
     def build(
-        self, seed: int = 0, attn_implementation: str | None = None, window: int = sizes.WINDOW
+        self, seed: int | None = None, attn_implementation: str | None = None, window: int = sizes.WINDOW
     ) -> PreTrainedModel:
         """A float32 model in eval mode whose tokens are distinct and which never stops early."""
+        seed = self.seed if seed is None else seed
         options = {} if attn_implementation is None else {"attn_implementation": attn_implementation}
         with warnings.catch_warnings(), _without_timm():
             warnings.simplefilter("ignore")
