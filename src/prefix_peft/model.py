@@ -104,6 +104,11 @@ class PrefixModel(BaseTuner):
         """transformers' continuous batching; ``adapter_names`` says which prefix each of ``inputs`` has."""
         return self.model.generate_batch(batching.named(self.model, inputs, adapter_names), *args, **kwargs)
 
+    def forward(self, *args: Any, adapter_names: Sequence[str] | None = None, **kwargs: Any) -> Any:
+        """PEFT takes ``adapter_names`` off before, but for MPT, where it would be lost."""
+        with self._enable_peft_forward_hooks(adapter_names=adapter_names):
+            return super().forward(*args, **kwargs)
+
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
         _detach(self.model, adapter_name)

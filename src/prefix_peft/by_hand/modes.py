@@ -204,14 +204,14 @@ class Serve(AttentionByHand):
             self.prefix = self.give(batch_size(product, self.site.num_key_value_heads))
         if self.prefix is None:
             return None
-        own = prefix_scores(product, self.prefix.key)
-        if self.prefix.visible is not None:
-            bias = torch.zeros_like(self.prefix.key[..., 0])
-            bias = bias.masked_fill(~self.prefix.visible, torch.finfo(own.dtype).min)
-            own = own + each_query(product, bias)
-        own = scores.carried(own)
+        plain = prefix_scores(product, self.prefix.key)
+        own = scores.carried(plain)
         if self.site.key_bias:
             own = own + bias_of(scores, final).amax(-1, keepdim=True)
+        if self.prefix.visible is not None:
+            visible = self.prefix.visible.expand(-1, self.site.num_key_value_heads, -1)
+            seen = scores.carried(each_query(product, visible).expand_as(plain), shape_only=True)
+            own = own.masked_fill(seen == 0, torch.finfo(own.dtype).min)
         return own.to(final.dtype)
 
     def _gated(self, base: Tensor, share: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
