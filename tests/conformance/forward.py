@@ -61,13 +61,15 @@ def gradients(subject: Subject) -> None:
 
 def mask_4d(subject: Subject) -> None:
     """A caller's own additive causal mask (B, 1, T, T) changes nothing, and is not changed itself."""
-    allowed = _causal(subject)
-    _masked(subject, torch.zeros(allowed.shape).masked_fill(~allowed, torch.finfo(torch.float32).min))
+    causal = _additive(_causal(subject))
+    assert_close(_masked(subject, causal), _masked(subject, None), "a causal 4-D mask changes the logits")
 
 
 def mask_4d_boolean(subject: Subject) -> None:
-    """Neither does a boolean one, where the family reads such masks."""
-    _masked(subject, _causal(subject))
+    """A boolean one that hides a token means what an additive one does."""
+    mask = _causal(subject)
+    mask[:, :, 2:, 1] = False
+    assert_close(_masked(subject, mask), _masked(subject, _additive(mask)), "a boolean 4-D mask means something else")
 
 
 def _causal(subject: Subject) -> Tensor:
@@ -75,15 +77,18 @@ def _causal(subject: Subject) -> Tensor:
     return torch.ones(rows, 1, length, length, dtype=torch.bool).tril()
 
 
-def _masked(subject: Subject, mask: Tensor) -> None:
-    prompt, given = subject.prompt(), mask.clone()
-    text = subject.text(prompt)
+def _additive(mask: Tensor) -> Tensor:
+    return torch.zeros(mask.shape).masked_fill(~mask, torch.finfo(torch.float32).min)
+
+
+def _masked(subject: Subject, mask: Tensor | None) -> Tensor:
+    """The logits behind this mask, which must come out of it as it was."""
+    prompt, given = subject.prompt(), None if mask is None else mask.clone()
     name = "decoder_attention_mask" if subject.encodes else "attention_mask"
     with torch.no_grad():
-        expected = subject.logits(subject.model, prompt, text)
-        actual = subject.logits(subject.model, prompt, text, **{name: given})
-    assert torch.equal(given, mask), "the caller's mask was written into"
-    assert_close(actual, expected, "a causal 4-D mask changes the logits")
+        logits = subject.logits(subject.model, prompt, subject.text(prompt), **{} if mask is None else {name: given})
+    assert mask is None or torch.equal(given, mask), "the caller's mask was written into"
+    return logits
 
 
 def implementations(subject: Subject) -> None:
