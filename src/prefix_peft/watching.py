@@ -72,9 +72,12 @@ class _Observer:
         """An attention that never comes to the door, and has run."""
         self._note(module, key, value, by_hand=True, key_bias=key_bias)
 
-    def _note(self, module: nn.Module, key: Tensor, value: Tensor, **how: bool) -> None:
+    def _note(
+        self, module: nn.Module, key: Tensor, value: Tensor, *, by_hand: bool = False, key_bias: bool = False
+    ) -> None:
         name, role = self.names[module], self._role(module, key.shape[2])
-        self.sites.setdefault(name, Site(name, role, key.shape[1], key.shape[-1], value.shape[-1], **how))
+        site = Site(name, role, key.shape[1], key.shape[-1], value.shape[-1], by_hand, key_bias)
+        self.sites.setdefault(name, site)
         self.keys.append(key[0, 0, 0, :FINGERPRINT_KEYS].detach().float())
 
     def _role(self, module: nn.Module, keys: int) -> str:

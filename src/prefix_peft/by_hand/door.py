@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from ..hook import CHILD, current_call
+from ..layer import PrefixLayer
 from ..positions import shifted
 from . import longformer
 from .modes import Serve, Watch
@@ -57,11 +58,9 @@ def _through(module: nn.Module, forward: Callable, *args: Any, **kwargs: Any) ->
         with Watch(lambda query, key, value, _: watcher(module, query, key, value)):
             return forward(*args, **kwargs)
     layer = module._modules.get(CHILD)
-    if layer is None or layer.disable_adapters:
+    if not isinstance(layer, PrefixLayer) or layer.disable_adapters:
         return forward(*args, **kwargs)
-    rows = None if call is None else call.rows
-    look_up = layer.site.look_up
-    shifts = look_up is not None and layer.shifts()
-    shift = shifted(module, layer, look_up, (*args, *kwargs.values())) if shifts else nullcontext()
-    with shift, Serve(module, layer.site, lambda batch: layer(batch, rows)):
+    rows, look_up = None if call is None else call.rows, layer.site.look_up
+    shift = nullcontext() if look_up is None else shifted(module, layer, look_up, (*args, *kwargs.values()))
+    with shift, Serve(module, layer.site, partial(layer, rows=rows)):
         return forward(*args, **kwargs)

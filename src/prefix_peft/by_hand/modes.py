@@ -35,7 +35,7 @@ class AttentionByHand(TorchFunctionMode):
             return step(func, share_of(args[0]), args, kwargs)
         product = read_product(func, args, kwargs)
         weights = None if product is None else share_of(product.left)
-        if isinstance(weights, Weights) and not weights.spent:
+        if product is not None and isinstance(weights, Weights) and not weights.spent:
             weights.spent.append(True)
             return self.values(func, product, weights, args, kwargs)
         result = func(*args, **kwargs)
@@ -128,11 +128,14 @@ class Watch(AttentionByHand):
         return func(*args, **kwargs)
 
 
-def bias_of(scores: Scores, final: Tensor) -> Tensor:
-    """What was added to the scores on their way to the softmax: masks and position biases."""
+def bias_of(scores: Scores, final: Tensor) -> Tensor | None:
+    """What was added to the scores on their way to the softmax: masks and position biases.
+
+    None where the scores have been cut into bands, or put beside those of other products.
+    """
     product = scores.product
     plain = torch.einsum(f"{product.left_axes},{product.right_axes}->{product.out_axes}", product.left, product.right)
-    return final - scores.carried(product.scale * plain)
+    return final - scores.carried(product.scale * plain) if plain.shape[-1] == final.shape[-1] else None
 
 
 def is_of_the_keys(bias: Tensor | None) -> bool:
@@ -170,59 +173,62 @@ class Serve(AttentionByHand):
         return out.transpose(1, 2)
 
     def softmax(self, func, scores, args, kwargs):
-        own = self._scores(scores, args[0])
-        if own is None:
+        prefix = self._prefix_beside(scores)
+        if prefix is None:
             return func(*args, **kwargs)
+        own = self._scores(prefix, scores, args[0])
         together = func(torch.cat([own, args[0]], dim=-1), *args[1:], **kwargs)
         share, weights = together.split([own.shape[-1], args[0].shape[-1]], dim=-1)
-        if self.prefix.gate is not None:
-            weights, share = self._gated(func(*args, **kwargs), share, scores)
+        if prefix.gate is not None:
+            weights, share = _gated(func(*args, **kwargs), share, self._everywhere(scores, prefix, prefix.gate))
         carry(weights, Weights(scores, share))
         return weights
 
     def logsumexp(self, func, scores, args, kwargs):
-        result, own = func(*args, **kwargs), self._scores(scores, args[0])
-        if own is not None:
-            result = torch.logaddexp(result, func(own, *args[1:], **kwargs))
+        result, prefix = func(*args, **kwargs), self._prefix_beside(scores)
+        if prefix is not None:
+            result = torch.logaddexp(result, func(self._scores(prefix, scores, args[0]), *args[1:], **kwargs))
         carry(result, Normaliser(scores))
         return result
 
     def exp(self, func, scores, args, kwargs):
-        result, own = func(*args, **kwargs), self._scores(scores, args[0])
-        if own is not None:
-            if self.prefix.gate is not None:
-                raise NotImplementedError(
-                    f"{type(self.module).__name__} writes its softmax out: gate=True is not possible."
-                )
-            carry(result, Weights(scores, own.exp()))
+        result, prefix = func(*args, **kwargs), self._prefix_beside(scores)
+        if prefix is not None:
+            if prefix.gate is not None:
+                name = type(self.module).__name__
+                raise NotImplementedError(f"{name} writes its softmax out, where no gate fits in: leave gate=False.")
+            carry(result, Weights(scores, self._scores(prefix, scores, args[0]).exp()))
         return result
 
-    def _scores(self, scores: Scores, final: Tensor) -> Tensor | None:
-        """The prefix's scores (..., P) beside those that have come to the softmax."""
-        product = scores.product
-        if self.prefix is None:
-            self.prefix = self.give(batch_size(product, self.site.num_key_value_heads))
-        if self.prefix is None:
-            return None
-        plain = prefix_scores(product, self.prefix.key)
-        own = scores.carried(plain)
-        if self.site.key_bias:
-            own = own + bias_of(scores, final).amax(-1, keepdim=True)
-        if self.prefix.visible is not None:
-            visible = self.prefix.visible.expand(-1, self.site.num_key_value_heads, -1)
-            seen = scores.carried(each_query(product, visible).expand_as(plain), shape_only=True)
-            own = own.masked_fill(seen == 0, torch.finfo(own.dtype).min)
-        return own.to(final.dtype)
-
-    def _gated(self, base: Tensor, share: Tensor, scores: Scores) -> tuple[Tensor, Tensor]:
-        """`attention.gated` for weights: ``base`` over the sequence alone, ``share`` over [P; sequence]."""
-        product = scores.product
-        every = prefix_scores(product, torch.zeros_like(self.prefix.key))  # for its shape
-        gate = scores.carried(each_query(product, self.prefix.gate).expand_as(every), shape_only=True)
-        mass = (gate.abs() * share).sum(-1, keepdim=True)
-        rest = (1 - share.sum(-1, keepdim=True) + mass).clamp_min(torch.finfo(share.dtype).eps)
-        return base * (1 - mass / rest), gate * share / rest
-
     def values(self, func, product, weights, args, kwargs):
+        assert self.prefix is not None and weights.share is not None
         result = func(*args, **kwargs)
         return result + prefix_values(product, weights.share, self.prefix.value).to(result.dtype)
+
+    def _prefix_beside(self, scores: Scores) -> Prefix | None:
+        if self.prefix is None:
+            self.prefix = self.give(batch_size(scores.product, self.site.num_key_value_heads))
+        return self.prefix
+
+    def _scores(self, prefix: Prefix, scores: Scores, final: Tensor) -> Tensor:
+        """The prefix's scores (..., P) beside those that have come to the softmax."""
+        own = scores.carried(prefix_scores(scores.product, prefix.key))
+        bias = bias_of(scores, final) if self.site.key_bias else None
+        if bias is not None:
+            own = own + bias.amax(-1, keepdim=True)
+        if prefix.visible is not None:
+            visible = prefix.visible.expand(-1, self.site.num_key_value_heads, -1)
+            own = own.masked_fill(self._everywhere(scores, prefix, visible) == 0, torch.finfo(own.dtype).min)
+        return own.to(final.dtype)
+
+    def _everywhere(self, scores: Scores, prefix: Prefix, numbers: Tensor) -> Tensor:
+        """(B or 1, G, P) for every score of the prefix (..., P), as they come to the softmax."""
+        beside = prefix_scores(scores.product, prefix.key)
+        return scores.carried(each_query(scores.product, numbers).expand_as(beside), shape_only=True)
+
+
+def _gated(base: Tensor, share: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
+    """`attention.gated` for weights: ``base`` over the sequence alone, ``share`` over [P; sequence]."""
+    mass = (gate.abs() * share).sum(-1, keepdim=True)
+    rest = (1 - share.sum(-1, keepdim=True) + mass).clamp_min(torch.finfo(share.dtype).eps)
+    return base * (1 - mass / rest), gate * share / rest

@@ -88,23 +88,19 @@ def carry(tensor: Any, share: Share | Normaliser | None) -> None:
 def follow(function: Callable, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
     """Let the result of any other function carry on what its arguments carried."""
     name = function.__name__
-    carriers = [arg for arg in _tensors(args, kwargs) if isinstance(share_of(arg), (Scores, Weights))]
+    found = [(tensor, share_of(tensor)) for tensor in _tensors(args, kwargs)]
+    carriers = [(tensor, share) for tensor, share in found if isinstance(share, (Scores, Weights))]
     if not carriers or not isinstance(result, Tensor) or name in OF_OTHER_CONTENT:
         return
-    carrier = min(carriers, key=_age)
+    # The product of queries and keys comes first, those with positions and segments later.
+    carrier, share = min(carriers, key=lambda pair: pair[1].born if isinstance(pair[1], Scores) else -1)
     if name in SCALINGS:
-        share = _scaled(SCALINGS[name], args, carrier)
+        share = _scaled(share, SCALINGS[name], next(arg for arg in args if arg is not carrier))
     elif name in ELEMENT_BY_ELEMENT or name in TRANSPOSITIONS:
-        share = _likewise(function, args, kwargs, carrier)
+        share = _likewise(share, function, args, kwargs) if args[0] is carrier else None
     else:
-        share = _reshaped(result, carrier)
+        share = _reshaped(share, carrier.shape[:-1], result.shape[:-1])
     carry(result, share)
-
-
-def _age(tensor: Tensor) -> int:
-    """The product of queries and keys comes first, those with positions and segments later."""
-    share = share_of(tensor)
-    return share.born if isinstance(share, Scores) else -1
 
 
 def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
@@ -112,24 +108,19 @@ def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
     return [part for part in flat if isinstance(part, Tensor)]
 
 
-def _scaled(scale: Callable[..., Tensor], args: Sequence[Any], carrier: Tensor) -> Share | None:
-    share, factor = share_of(carrier), next(arg for arg in args if arg is not carrier)
-    if share is None or (isinstance(factor, Tensor) and factor.dim() and factor.shape[-1] != 1):
+def _scaled(share: Share, scale: Callable[..., Tensor], factor: Any) -> Share:
+    if isinstance(factor, Tensor) and factor.dim() and factor.shape[-1] != 1:
         return share  # a mask over the keys
     return share.then(lambda own: scale(own, factor))
 
 
-def _likewise(function: Callable, args: Sequence[Any], kwargs: dict[str, Any], carrier: Tensor) -> Share | None:
-    share = share_of(carrier)
-    if share is None or args[0] is not carrier:
-        return None
+def _likewise(share: Share, function: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Share:
     return share.then(lambda own: function(own, *args[1:], **kwargs), of_shape=function.__name__ in TRANSPOSITIONS)
 
 
-def _reshaped(result: Tensor, carrier: Tensor) -> Share | None:
-    share, lead = share_of(carrier), result.shape[:-1]
-    if share is None or lead == carrier.shape[:-1]:
+def _reshaped(share: Share, before: torch.Size, after: torch.Size) -> Share | None:
+    if before == after:
         return share
-    if lead.numel() != carrier.shape[:-1].numel():
+    if before.numel() != after.numel():
         return None
-    return share.then(lambda own: own.reshape(*lead, own.shape[-1]), of_shape=True)
+    return share.then(lambda own: own.reshape(*after, own.shape[-1]), of_shape=True)
