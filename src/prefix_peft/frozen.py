@@ -13,31 +13,31 @@ from contextlib import nullcontext
 from inspect import signature
 from typing import Any, cast
 
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import AuxiliaryTrainingWrapper
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .hook import calling, current_call
+from .hook import add_forward_pre_hook, calling, current_call, remove_forward_pre_hook
 from .layer import prefix_layers
 
 
 def keep_frozen(model: nn.Module) -> None:
     """From now on ``model`` is quiet when a prefix trains, unless an active one asks for ``base_dropout``."""
-    if _before_forward not in model._forward_pre_hooks.values():
-        model.register_forward_pre_hook(_before_forward, with_kwargs=True)
-        if any(map(_is_reversible, model.modules())):
-            cast("PreTrainedModel", model).enable_input_require_grads()
+    if _before_forward in model._forward_pre_hooks.values():
+        return
+    add_forward_pre_hook(model, _before_forward)
+    if any(map(_is_reversible, model.modules())):
+        cast("PreTrainedModel", model).enable_input_require_grads()
 
 
 def release(model: nn.Module) -> None:
     """Undo `keep_frozen`."""
-    for handle, hook in list(model._forward_pre_hooks.items()):
-        if hook is _before_forward:
-            del model._forward_pre_hooks[handle], model._forward_pre_hooks_with_kwargs[handle]
-            if any(map(_is_reversible, model.modules())):
-                cast("PreTrainedModel", model).disable_input_require_grads()
+    remove_forward_pre_hook(model, _before_forward)
+    if any(map(_is_reversible, model.modules())):
+        cast("PreTrainedModel", model).disable_input_require_grads()
     for module in cast("Iterator[Any]", model.modules()):
         function = getattr(module, "_gradient_checkpointing_func", None)
         if isinstance(function, _Checkpoint):
@@ -49,7 +49,13 @@ def _before_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
         return None
     dropout = [config.base_dropout for config in _active_configs(model)]
     quiet = bool(dropout) and not any(dropout)  # without an active prefix something else trains, in its own way
+    call = current_call()
     for module in _base_modules(model):
+        if _is_reversible(module) and call is not None and call.rows and torch.is_grad_enabled():
+            raise NotImplementedError(
+                f"{type(module).__name__} runs again in its backward pass, which would not know of adapter_names; train "
+                "one adapter at a time (set_adapter)."
+            )
         if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
             function: Any = module._gradient_checkpointing_func
             original = function.original if isinstance(function, _Checkpoint) else function

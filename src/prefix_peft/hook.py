@@ -107,3 +107,16 @@ def _at_the_door(
         return attention.run()
     prefix = layer(query.shape[0]) if call is None else layer(query.shape[0], call.rows, call.lengths)
     return attention.run() if prefix is None else attend_with_prefix(attention, prefix)
+
+
+def add_forward_pre_hook(model: nn.Module, function: Callable[..., Any]) -> None:
+    """Let ``function(model, args, kwargs)`` come before each forward pass. Harmless to repeat."""
+    if function not in model._forward_pre_hooks.values():
+        model.register_forward_pre_hook(function, with_kwargs=True)
+
+
+def remove_forward_pre_hook(model: nn.Module, function: Callable[..., Any]) -> None:
+    """Undo `add_forward_pre_hook`."""
+    for handle, hook in list(model._forward_pre_hooks.items()):
+        if hook is function:
+            del model._forward_pre_hooks[handle], model._forward_pre_hooks_with_kwargs[handle]

@@ -61,6 +61,8 @@ def _asks_for_each_token(function: str, args: Sequence[Any]) -> bool:
 
 def _rows(function: str, args: Sequence[Any]) -> Tensor | None:
     rows = args[ARGUMENTS[function][1]]
+    if isinstance(rows, tuple) and rows[1:] == (slice(None),) * (len(rows) - 1):
+        rows = rows[0]  # whole rows are asked for, in so many words
     if isinstance(rows, slice):
         return torch.arange(len(args[0]), device=args[0].device)[rows]
     return rows if isinstance(rows, Tensor) and rows.dtype in (torch.int32, torch.int64) else None

@@ -15,7 +15,7 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .hook import CHILD, current_call
+from .hook import CHILD, add_forward_pre_hook, current_call, remove_forward_pre_hook
 from .layer import PrefixLayer, prefix_layers
 from .lookups import LookUp, Shift
 from .sites import anatomy_of
@@ -24,6 +24,8 @@ from .sites import anatomy_of
 def place(model: PreTrainedModel) -> None:
     """Let the positions that ``model`` looks up follow the prefixes that are attached now."""
     layers = prefix_layers(model)
+    if anatomy_of(model).hears_of_positions:
+        (add_forward_pre_hook if layers else remove_forward_pre_hook)(model, _from_the_mask)
     for role, look_ups in anatomy_of(model).positions.items():
         shifting = [layer for layer in layers if layer.site.role == role and layer.shifts()]
         for look_up in look_ups:
@@ -52,3 +54,17 @@ def shifted(
     if rows is not None and batch == 1:
         batch = len(rows)  # positions that all rows share until now
     return Shift(look_up.table_of(module), look_up.function, layer.shift(batch, rows, lengths))
+
+
+def _from_the_mask(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
+    """Give a model the positions for which ``generate`` does not know to ask: the first token's is 0, after padding.
+
+    Without a prefix it is all the same to rotary attention where a padded row begins to count.
+    """
+    mask, text = kwargs.get("attention_mask"), kwargs.get("input_ids", kwargs.get("inputs_embeds"))
+    if kwargs.get("position_ids") is not None or all(layer.disable_adapters for layer in prefix_layers(model)):
+        return None
+    if not isinstance(text, Tensor) or not isinstance(mask, Tensor) or mask.dim() != 2:
+        return None
+    counted = (mask.long().cumsum(-1) - 1).clamp(min=0)
+    return args, kwargs | {"position_ids": counted[:, -text.shape[1] :]}

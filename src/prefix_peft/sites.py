@@ -38,6 +38,7 @@ class Anatomy:
     positions: dict[str, list[LookUp]]  # by role, where positions are looked up in a table, if they are
     fingerprint: list[float]  # a few keys of a fixed token at a few sites: other weights, other numbers
     source_shape: tuple[int, ...] | None = None  # of what the encoder reads, where that is not tokens
+    hears_of_positions: bool = False  # passes on position_ids that its forward does not name
 
 
 _seen: weakref.WeakKeyDictionary[PreTrainedModel, Anatomy] = weakref.WeakKeyDictionary()

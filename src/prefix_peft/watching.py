@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,6 +17,7 @@ from .lookups import LookUp, PositionWatch
 from .sites import Anatomy, Site
 from .source import example_shape, reads_tokens
 from .trial import (
+    DECODER_TOKENS,
     ENCODER_TOKENS,
     equal_tokens,
     is_encoder_decoder,
@@ -44,10 +46,27 @@ def watch(model: PreTrainedModel) -> Anatomy:
         by_hand = Watch(lambda *seen: observer.see_by_hand(modules[-1], *seen))
         with calling(Call(watcher=observer.see)), by_hand, positions, leaving_a_graph(model):
             output = model(**equal_tokens(model, shape))
+        hears = _hears_of_positions(model, observer) if not positions.found else False
     observer.leave_out_what_has_no_effect([part for part in output.values() if isinstance(part, Tensor)])
     observer.leave_out_what_is_beside_the_door()
     observer.check_complete()
-    return Anatomy(observer.sites, observer.look_ups(positions), observer.fingerprint(), shape)
+    return Anatomy(observer.sites, observer.look_ups(positions), observer.fingerprint(), shape, hears)
+
+
+def _hears_of_positions(model: PreTrainedModel, first: _Observer) -> bool:
+    """Whether ``model`` takes positions that its ``forward`` does not name, and they reach its keys."""
+    known = inspect.signature(model.forward).parameters
+    unnamed = "position_ids" not in known and any(p.kind is p.VAR_KEYWORD for p in known.values())
+    if is_encoder_decoder(model) or not unnamed or not first.stand_ins:
+        return False
+    second, inputs = _Observer(model, first.source_states), equal_tokens(model)
+    inputs["position_ids"] = torch.arange(DECODER_TOKENS, 2 * DECODER_TOKENS, device=inputs["input_ids"].device)[None]
+    try:
+        with calling(Call(watcher=second.see)):
+            model(**inputs)
+    except TypeError:
+        return False
+    return not torch.equal(torch.cat(first.keys), torch.cat(second.keys))
 
 
 class _Observer:
@@ -119,8 +138,9 @@ class _Observer:
         decoders = {site.role for site in self.sites.values()} != {"encoder"}
         by_hand = any(site.by_hand for site in self.sites.values())
         for module, (function, table) in positions.found.items():
-            if not (by_hand or function in ("embedding", "index_select") or isinstance(module, nn.Embedding)):
-                continue
+            of_positions = function in ("embedding", "index_select") or isinstance(module, nn.Embedding)
+            if not (of_positions or table in module._buffers or by_hand):
+                continue  # experts and the like are looked up too, from parameters
             look_up = LookUp(self.names[module], function, table)
             role = "decoder" if decoders and module not in self.encoder else "encoder"
             found.setdefault(role, []).append(look_up)
