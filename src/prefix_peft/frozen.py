@@ -53,8 +53,8 @@ def _before_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, A
     for module in _base_modules(model):
         if _is_reversible(module) and call is not None and call.rows and torch.is_grad_enabled():
             raise NotImplementedError(
-                f"{type(module).__name__} runs again in its backward pass, which would not know of adapter_names; train "
-                "one adapter at a time (set_adapter)."
+                f"{type(module).__name__} runs again in its backward pass, which would not know of adapter_names; "
+                "train one adapter at a time (set_adapter)."
             )
         if isinstance(module, GradientCheckpointingLayer) and module.gradient_checkpointing:
             function: Any = module._gradient_checkpointing_func
