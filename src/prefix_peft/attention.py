@@ -15,8 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from .paged import read_pages
-
 Attend = Callable[..., tuple[Tensor, Tensor | None]]  # an attention function of transformers: eager, sdpa, flex
 SERVED = ("eager", "sdpa", "flex_attention")
 
@@ -60,8 +58,6 @@ def attend_with_prefix(call: AttentionCall, prefix: Prefix) -> tuple[Tensor, Ten
             f"{type(call.module).__name__} runs attn_implementation={call.implementation!r}, to which no prefix can be "
             f"given yet; load the model with attn_implementation= one of {list(SERVED)}."
         )
-    if call.options.get("cache") is not None:
-        call = read_pages(call)
     return joined(call, prefix) if prefix.gate is None else gated(call, prefix)
 
 

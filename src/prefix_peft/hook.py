@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
 from .attention import Attend, AttentionCall, attend_with_prefix
+from .paged import read_pages
 
 CHILD = "prefix_kv"  # the name under which a PrefixLayer hangs on its attention module
 
@@ -106,7 +107,7 @@ def _at_the_door(
     if layer is None or layer.disable_adapters:
         return attention.run()
     prefix = layer(query.shape[0]) if call is None else layer(query.shape[0], call.rows, call.lengths)
-    return attention.run() if prefix is None else attend_with_prefix(attention, prefix)
+    return attention.run() if prefix is None else attend_with_prefix(read_pages(attention), prefix)
 
 
 def add_forward_pre_hook(model: nn.Module, function: Callable[..., Any]) -> None:

@@ -22,8 +22,8 @@ from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder
 from .layer import PrefixLayer, prefix_layers
 from .reading import KeysValues, read_activations
-from .sites import anatomy_of
 from .trial import token_table
+from .watching import anatomy_of
 
 logger = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from .encoders import FlatEncoder, MLPEncoder, Trunk
 from .hook import CHILD, Call, calling, install
 from .initialize import start, starting_tokens
 from .layer import BASE, PrefixLayer, check_names, prefix_layers
-from .sites import Anatomy, Site, anatomy_of, remembered_anatomy
+from .sites import Anatomy, Site
+from .watching import anatomy_of, remembered_anatomy
 
 
 class PrefixModel(BaseTuner):

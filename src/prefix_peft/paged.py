@@ -7,24 +7,25 @@ all that belong to the batch. Here that is done just before, so that a prefix ca
 from __future__ import annotations
 
 from inspect import signature
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 from torch import Tensor
 from transformers.generation.continuous_batching import PagedAttentionCache
 
-if TYPE_CHECKING:
-    from .attention import AttentionCall
+from .attention import AttentionCall
 
 # Until 5.17 attention functions also changed the layout of what the pages gave them.
 SUPPORTED = "kwargs" in signature(cast("Any", PagedAttentionCache).update).parameters
 
 
 def read_pages(call: AttentionCall) -> AttentionCall:
-    """``call`` with all keys and values of the batch, its own among them, as one of an ordinary cache would have.
+    """``call`` with all keys and values of the batch, its own among them; one of an ordinary cache as it is.
 
     Raises:
         NotImplementedError: a transformers whose pages are read in another way.
     """
+    if call.options.get("cache") is None:
+        return call
     if not SUPPORTED:
         raise NotImplementedError("continuous batching with prefixes needs transformers >= 5.20; upgrade it.")
     options: dict[str, Any] = dict(call.options)

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel
 from .hook import CHILD, add_forward_pre_hook, current_call, remove_forward_pre_hook
 from .layer import PrefixLayer, prefix_layers
 from .lookups import LookUp, Shift
-from .sites import anatomy_of
+from .watching import anatomy_of
 
 
 def place(model: PreTrainedModel) -> None:

@@ -14,8 +14,8 @@ from transformers import PreTrainedModel
 
 from .by_hand.door import opened
 from .hook import Call, calling
-from .sites import anatomy_of
 from .trial import is_encoder_decoder, token_table, undisturbed
+from .watching import anatomy_of
 
 KeysValues = dict[str, tuple[Tensor, Tensor]]  # by site name: keys (G, P, D_k) and values (G, P, D_v)
 

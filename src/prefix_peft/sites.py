@@ -6,12 +6,7 @@ layers of different shape and cross-attention come out right because they are se
 
 from __future__ import annotations
 
-import weakref
 from dataclasses import dataclass
-from typing import cast
-
-from torch import nn
-from transformers import PreTrainedModel
 
 from .lookups import LookUp
 
@@ -39,24 +34,3 @@ class Anatomy:
     fingerprint: list[float]  # a few keys of a fixed token at a few sites: other weights, other numbers
     source_shape: tuple[int, ...] | None = None  # of what the encoder reads, where that is not tokens
     hears_of_positions: bool = False  # passes on position_ids that its forward does not name
-
-
-_seen: weakref.WeakKeyDictionary[PreTrainedModel, Anatomy] = weakref.WeakKeyDictionary()
-
-
-def anatomy_of(model: PreTrainedModel) -> Anatomy:
-    """Watch ``model`` read a few tokens, once; afterwards remember.
-
-    Raises:
-        ValueError: no attention of the model, or none of its encoder or decoder, was seen.
-    """
-    from .watching import watch
-
-    if model not in _seen:
-        _seen[model] = watch(model)
-    return _seen[model]
-
-
-def remembered_anatomy(model: nn.Module) -> Anatomy | None:
-    """What is known of a model that was watched before; never runs it."""
-    return _seen.get(cast("PreTrainedModel", model))

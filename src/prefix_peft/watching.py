@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import weakref
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +33,26 @@ from .trial import (
 FINGERPRINT_KEYS, FINGERPRINT_SITES = 4, 3
 
 
-def watch(model: PreTrainedModel) -> Anatomy:
+_seen: weakref.WeakKeyDictionary[PreTrainedModel, Anatomy] = weakref.WeakKeyDictionary()
+
+
+def anatomy_of(model: PreTrainedModel) -> Anatomy:
+    """Watch ``model`` read a few tokens, once; afterwards remember.
+
+    Raises:
+        ValueError: no attention of the model, or none of its encoder or decoder, was seen.
+    """
+    if model not in _seen:
+        _seen[model] = _watch(model)
+    return _seen[model]
+
+
+def remembered_anatomy(model: nn.Module) -> Anatomy | None:
+    """What is known of a model that was watched before; never runs it."""
+    return _seen.get(cast("PreTrainedModel", model))
+
+
+def _watch(model: PreTrainedModel) -> Anatomy:
     """Run ``model`` on a few equal tokens and see what attends. Attention that passes the door need not run for it.
 
     Raises:
