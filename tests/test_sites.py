@@ -54,6 +54,21 @@ def test_encoders_alone_have_encoder_sites_and_tables():
     torch.testing.assert_close(model(ids, position_ids=own).logits, shifted)
 
 
+@pytest.mark.parametrize(
+    ("head", "task_type"),
+    [(tr.BartForSequenceClassification, "SEQ_CLS"), (tr.BartForQuestionAnswering, "QUESTION_ANS")],
+)
+def test_encoder_decoders_with_a_head(head, task_type):
+    """BART's classifier reads the state of the one end that each text must have; a trial has none."""
+    model = tiny.fill(prefix_peft.wrap(head(tr.BartConfig(**tiny.BART_LIKE)).eval(), 3))
+    assert model.peft_config["default"].task_type == task_type
+    ids = tiny.tokens(2, 6)
+    ids[:, -1] = tiny.EOS
+    answer = model(input_ids=ids)[0]
+    with model.disable_adapter():
+        assert (model(input_ids=ids)[0] - answer).abs().max() > 0.01
+
+
 def test_a_list_of_tables_is_read_by_its_first():
     sizes = {"hidden_size": 22, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 13, "num_codebooks": 1}
     model = tr.MusicgenForCausalLM(tr.MusicgenDecoderConfig(vocab_size=53, pad_token_id=52, bos_token_id=52, **sizes))

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 
 from .by_hand.door import opened
 from .hook import Call, calling
-from .trial import is_encoder_decoder, token_table, undisturbed
+from .trial import body, is_encoder_decoder, token_table, undisturbed
 from .watching import anatomy_of
 
 KeysValues = dict[str, tuple[Tensor, Tensor]]  # by site name: keys (G, P, D_k) and values (G, P, D_v)
@@ -58,15 +58,15 @@ def _run(model: PreTrainedModel, sites: list[nn.Module], inputs: dict[str, Any],
     where a text begins, and then once more to the left of it, for the keys alone: all attention gives what it gave.
     """
     if not positions:
-        model(**inputs)
+        body(model)(**inputs)
         return
     try:
         with calling(Call(watcher=lambda *_: None)), _recording(sites) as outputs:
-            model(**inputs)
+            body(model)(**inputs)
         with _replaying(outputs):
-            model(**inputs, **positions)
+            body(model)(**inputs, **positions)
     except (TypeError, ValueError):  # a model that takes no positions after all, or none to the left of the text
-        model(**inputs)
+        body(model)(**inputs)
 
 
 @contextmanager
@@ -99,7 +99,7 @@ def _inputs(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> d
         inputs = {model.main_input_name: torch.randn(shape, dtype=model.dtype, device=device)}
     if is_encoder_decoder(model):
         inputs["decoder_input_ids"] = decoder_tokens.to(device)
-    if "use_cache" in inspect.signature(model.forward).parameters:
+    if "use_cache" in inspect.signature(body(model).forward).parameters:
         inputs["use_cache"] = False
     return inputs
 
@@ -109,7 +109,7 @@ def _positions(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -
 
     Decoders behind an encoder of images or sound may take it without naming it, and pass it on.
     """
-    learned, known = anatomy_of(model).positions, inspect.signature(model.forward).parameters
+    learned, known = anatomy_of(model).positions, inspect.signature(body(model).forward).parameters
     name, ids, taken = "position_ids", tokens, any(p.kind is p.VAR_KEYWORD for p in known.values())
     if is_encoder_decoder(model):
         name, ids, taken, learned = "decoder_position_ids", decoder_tokens, False, learned.keys() & {"decoder"}

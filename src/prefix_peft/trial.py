@@ -20,6 +20,11 @@ def is_encoder_decoder(model: PreTrainedModel) -> bool:
     return bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
 
 
+def body(model: PreTrainedModel) -> nn.Module:
+    """What a trial runs: of classifiers the part below the head, which may ask more of a text (BART's, an end)."""
+    return model if model.can_generate() else model.base_model
+
+
 def equal_tokens(model: PreTrainedModel, source_shape: tuple[int, ...] | None = None) -> dict[str, Any]:
     """Inputs: a few equal tokens, and silence or black of ``source_shape`` where the encoder reads that."""
     device = token_table(model).device
@@ -30,7 +35,7 @@ def equal_tokens(model: PreTrainedModel, source_shape: tuple[int, ...] | None = 
         inputs = {model.main_input_name: torch.zeros(source_shape, dtype=model.dtype, device=device)}
     if is_encoder_decoder(model):
         inputs["decoder_input_ids"] = torch.full((1, DECODER_TOKENS), token, device=device)
-    if "use_cache" in inspect.signature(model.forward).parameters:
+    if "use_cache" in inspect.signature(body(model).forward).parameters:
         inputs["use_cache"] = False
     return inputs
 

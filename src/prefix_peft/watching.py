@@ -21,6 +21,7 @@ from .source import example_shape, reads_tokens
 from .trial import (
     DECODER_TOKENS,
     ENCODER_TOKENS,
+    body,
     equal_tokens,
     is_encoder_decoder,
     leaves_of,
@@ -66,7 +67,7 @@ def _watch(model: PreTrainedModel) -> Anatomy:
         observer, positions = _Observer(model, states), PositionWatch(modules)
         by_hand = Watch(lambda *seen: observer.see_by_hand(modules[-1], *seen))
         with calling(Call(watcher=observer.see)), by_hand, positions, leaving_a_graph(model):
-            output = model(**equal_tokens(model, shape))
+            output = body(model)(**equal_tokens(model, shape))
         hears = _hears_of_positions(model, observer) if not positions.found else False
     observer.leave_out_what_has_no_effect([part for part in output.values() if isinstance(part, Tensor)])
     observer.leave_out_what_is_beside_the_door()

@@ -50,7 +50,7 @@ def infer_task_type(model: PreTrainedModel) -> str | None:
     """
     if "input_ids" not in inspect.signature(model.forward).parameters:
         return None
-    if getattr(model.config, "is_encoder_decoder", False) and not type(model).__name__.endswith("Classification"):
+    if getattr(model.config, "is_encoder_decoder", False) and model.can_generate():
         return "SEQ_2_SEQ_LM"
     for ending, task_type in TASK_TYPES.items():
         if type(model).__name__.endswith(ending):
