@@ -1,4 +1,4 @@
-"""The zoo's checks on a dozen architectures that differ; the command runs them on every one."""
+"""The zoo's checks on some architectures that differ; the command runs them on every one."""
 
 from __future__ import annotations
 
@@ -21,8 +21,12 @@ REPRESENTATIVES = [  # and what they stand for
     Case("causal", "diffllama"),  # two attention calls a layer
     Case("causal", "jamba"),  # recurrent layers between those that attend
     Case("causal", "bert"),  # an encoder that decodes
+    Case("causal", "gptj"),  # attention by hand: matrix products, and positions it looks up itself
+    Case("causal", "mpt"),  # by hand: biases that belong to the keys
+    Case("causal", "xlnet"),  # by hand: einsums, the batch in the middle
     Case("seq2seq", "bart"),  # learned positions, cross-attention
     Case("seq2seq", "t5"),  # relative biases
+    Case("seq2seq", "led"),  # by hand, in bands
     Case("seq2seq", "t5gemma2"),  # self- and cross-attention in one call
     Case("seq2seq", "qwen2_audio"),  # a decoder behind an audio tower
 ]
