@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from prefix_peft.attention import Prefix
-from prefix_peft.by_hand.modes import Serve, Watch
+from prefix_peft.by_hand.modes import Serve
 from prefix_peft.sites import Site
 
 B, H, P, T, S, D, V = 2, 3, 4, 5, 6, 7, 8  # V: head dim of the values
@@ -45,7 +45,7 @@ def first(tensor):
 
 
 class Hand(nn.Module):
-    """Attention in five steps, any of which may be written otherwise: (B, H, T, D) and keys and values -> (B, H, T, V)"""
+    """Attention in five steps, any of which may be written otherwise; (B, H, T, V)"""
 
     def __init__(self, **steps):
         super().__init__()

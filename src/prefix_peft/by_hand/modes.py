@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 
 from ..attention import AttentionCall, Prefix, attend_with_prefix
 from ..sites import Site
-from .products import Product, batch_size, canonical, each_query, prefix_scores, prefix_values, read_product
+from .products import Product, batch_size, canonical, each_query, in_order, prefix_scores, prefix_values, read_product
 from .shares import Normaliser, Scores, Weights, carry, follow, share_of
 
 Give = Callable[[int], Prefix | None]  # the prefix for a batch of so many rows
@@ -27,7 +27,7 @@ class AttentionByHand(TorchFunctionMode):
     """What both have in common: telling the steps of attention apart."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+        args, kwargs = in_order(func, args, kwargs or {})
         if func is F.scaled_dot_product_attention:
             return self.attend(*args, **kwargs)
         step = self._normalising(func, args, kwargs)

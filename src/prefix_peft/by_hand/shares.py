@@ -18,13 +18,10 @@ from .products import Product
 
 Step = Callable[[Tensor], Tensor]
 
+# By their names without underscores, of which in-place forms and operators have more.
 SCALINGS: dict[str, Callable[..., Tensor]] = {
-    name: function
-    for function, names in {
-        torch.mul: ("mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__"),
-        torch.div: ("div", "div_", "divide", "true_divide", "__div__", "__truediv__", "__itruediv__"),
-    }.items()
-    for name in names
+    **dict.fromkeys(("mul", "multiply", "rmul", "imul"), torch.mul),
+    **dict.fromkeys(("div", "divide", "true_divide", "truediv", "itruediv", "idiv"), torch.div),
 }
 ELEMENT_BY_ELEMENT = {"to", "type", "type_as", "float", "half", "bfloat16", "double", "tanh", "dropout"}
 TRANSPOSITIONS = {"transpose", "permute", "swapaxes", "movedim"}
@@ -92,8 +89,8 @@ def follow(function: Callable, args: Sequence[Any], kwargs: dict[str, Any], resu
     if not carriers or not isinstance(result, Tensor) or name in OF_OTHER_CONTENT:
         return
     carrier = min(carriers, key=_age)
-    if name in SCALINGS:
-        share = _scaled(SCALINGS[name], args, carrier)
+    if name.strip("_") in SCALINGS:
+        share = _scaled(SCALINGS[name.strip("_")], args, carrier)
     elif name in ELEMENT_BY_ELEMENT or name in TRANSPOSITIONS:
         share = _likewise(function, args, kwargs, carrier)
     else:
@@ -113,7 +110,7 @@ def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
 
 
 def _scaled(scale: Callable[..., Tensor], args: Sequence[Any], carrier: Tensor) -> Share | None:
-    share, factor = share_of(carrier), next(arg for arg in args if arg is not carrier)
+    share, factor = share_of(carrier), next((arg for arg in args if arg is not carrier), carrier)
     if share is None or (isinstance(factor, Tensor) and factor.dim() and factor.shape[-1] != 1):
         return share  # a mask over the keys
     return share.then(lambda own: scale(own, factor))
