@@ -1,235 +1,34 @@
-"""Attention written out in many ways: each with a prefix against a loop in float64 that follows the definition."""
-
-import math
-from functools import partial
+"""Attention written by hand in many ways: with a prefix, each is a loop in float64 that follows the definition."""
 
 import pytest
 import reference
 import torch
 import torch.nn.functional as F
-from torch import nn
+from handmade import (
+    ALLOWED,
+    BIAS,
+    FORBIDDEN,
+    NO_ATTENTION,
+    PLACES,
+    SCALE,
+    SHARED_KEYS,
+    WAYS,
+    B,
+    D,
+    H,
+    Hand,
+    S,
+    T,
+    V,
+    expected,
+    merged,
+    prefix,
+    qkv,
+    served,
+)
 
-from prefix_peft.attention import Prefix
-from prefix_peft.by_hand.modes import Serve
+from prefix_peft.by_hand.modes import Serve, Watch
 from prefix_peft.sites import Site
-
-B, H, P, T, S, D, V = 2, 3, 4, 5, 6, 7, 8  # V: head dim of the values
-SCALE = D**-0.5
-LOWEST = torch.finfo(torch.float32).min
-
-
-def draw(*shape: int, seed: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-ALLOWED = torch.ones(B, T, S, dtype=torch.bool).tril(S - T)
-ALLOWED[1, :, 0] = False  # a padded row
-BIAS = draw(H, T, S, seed=5)
-PLACES = draw(B, H, S, D, seed=6)  # what the scores of positions are made with
-FORBIDDEN = torch.where(ALLOWED, 0.0, LOWEST)[:, None]
-
-
-def merged(tensor):
-    """(B, H, ...) -> (B x H, ...)"""
-    return tensor.flatten(0, 1)
-
-
-def apart(tensor):
-    """And back."""
-    return tensor.unflatten(0, (B, -1))
-
-
-def first(tensor):
-    """(B, H, T, D) -> (T, B, H, D)"""
-    return tensor.permute(2, 0, 1, 3)
-
-
-class Hand(nn.Module):
-    """Attention in five steps, any of which may be written otherwise; (B, H, T, V)"""
-
-    def __init__(self, **steps):
-        super().__init__()
-        vars(self).update(steps)
-
-    def scores(self, q, k):
-        return q @ k.transpose(-1, -2)
-
-    def scale(self, s):
-        return s * SCALE
-
-    def mask(self, s):
-        return s + FORBIDDEN
-
-    def softmax(self, s):
-        return s.softmax(-1)
-
-    def values(self, w, v):
-        return w @ v
-
-    def forward(self, q, k, v):
-        return self.values(self.softmax(self.mask(self.scale(self.scores(q, k)))), v)
-
-
-def written(function, *args, **kwargs):
-    """``function`` as a step: what it is given comes first."""
-    return lambda x, *more: function(x, *more, *args, **kwargs)
-
-
-def in_place(operate):
-    def step(s):
-        s = s.clone()  # of which the softmax's own backward pass knows nothing
-        operate(s)
-        return s
-
-    return step
-
-
-def divided(s):
-    s /= 1 / SCALE
-    return s
-
-
-def multiplied(s):
-    s *= SCALE
-    return s
-
-
-def forbidden_by_setting(s):
-    s = s.clone()
-    s[~ALLOWED[:, None].expand_as(s)] = LOWEST
-    return s
-
-
-def sparse_values(w, v):
-    """BigBird's: weights in slices, each with its own values."""
-    return w[..., :2] @ v[:, :, :2] + torch.einsum("bhts,bhsv->bhtv", w[..., 2:], v[:, :, 2:])
-
-
-def blocks(w, v):
-    return (w[:, :, :, None] @ v[:, :, None])[:, :, :, 0]
-
-
-def added_up(s):
-    """The softmax written out."""
-    return torch.exp(s - torch.logsumexp(s, dim=-1, keepdim=True))
-
-
-def with_keys_in_front(equation):
-    return lambda q, k: torch.einsum(equation, k, q)
-
-
-WAYS = {
-    "matmul": {},
-    "torch.matmul": {"scores": lambda q, k: torch.matmul(q, k.mT), "values": torch.matmul},
-    "keywords": {
-        "scores": lambda q, k: torch.matmul(input=q, other=k.mT),
-        "softmax": lambda s: F.softmax(input=s, dim=-1),
-        "values": lambda w, v: torch.matmul(input=w, other=v),
-    },
-    "bmm keywords": {
-        "scores": lambda q, k: apart(torch.bmm(input=merged(q), mat2=merged(k).mT)),
-        "values": lambda w, v: apart(torch.bmm(merged(w), mat2=merged(v))),
-    },
-    "bmm": {
-        "scores": lambda q, k: apart(torch.bmm(merged(q), merged(k).mT)),
-        "values": lambda w, v: apart(torch.bmm(merged(w), merged(v))),
-    },
-    "mask beside merged heads": {
-        "scores": lambda q, k: torch.bmm(merged(q), merged(k).mT),
-        "mask": lambda s: merged(apart(s) + FORBIDDEN),
-        "values": lambda w, v: apart(torch.bmm(w, merged(v))),
-    },
-    "baddbmm": {
-        "scores": lambda q, k: apart(
-            merged(FORBIDDEN.expand(B, H, T, S)).baddbmm(batch1=merged(q), batch2=merged(k).mT, beta=1.0, alpha=SCALE)
-        ),
-        "scale": lambda s: s,
-        "mask": lambda s: s,
-    },
-    "torch.baddbmm": {
-        "scores": lambda q, k: apart(torch.baddbmm(torch.zeros(1), merged(q), merged(k).mT, beta=0, alpha=SCALE)),
-        "scale": lambda s: s,
-    },
-    "time in front": {
-        "scores": lambda q, k: torch.einsum("ibnd,jbnd->bnij", first(q), first(k)),
-        "values": lambda w, v: torch.einsum("bnij,jbnd->ibnd", w, first(v)).permute(1, 2, 0, 3),
-    },
-    "heads behind": {
-        "scores": lambda q, k: torch.einsum("...qhd,...khd->...hqk", q.transpose(1, 2), k.transpose(1, 2)),
-        "values": lambda w, v: torch.einsum("...hqk,...khd->...qhd", w, v.transpose(1, 2)).transpose(1, 2),
-    },
-    "keys in front": {
-        "scores": lambda q, k: torch.einsum("b h k d, b h q d -> b h q k", [k, q]),
-        "values": lambda w, v: torch.einsum("bhsv,bhts->bhtv", v, w),
-    },
-    "a block a query": {
-        "scores": lambda q, k: (q[:, :, :, None] @ k.mT[:, :, None])[:, :, :, 0],
-        "values": blocks,
-    },
-    "scaled before": {"scores": lambda q, k: (q * SCALE) @ k.mT, "scale": lambda s: s},
-    "divided": {"scale": lambda s: s / math.sqrt(D)},
-    "torch.div": {"scale": written(torch.div, math.sqrt(D))},
-    "true_divide": {"scale": written(torch.true_divide, math.sqrt(D))},
-    "from the left": {"scale": lambda s: SCALE * s},
-    "by a keyword": {"scale": lambda s: torch.mul(s, other=torch.tensor(SCALE))},
-    "by a tensor": {"scale": lambda s: s / torch.full([1], D).sqrt()},
-    "by a tensor each head": {"scale": lambda s: torch.mul(torch.full([H, 1, 1], SCALE), s)},
-    "/=": {"scale": in_place(divided)},
-    "*=": {"scale": in_place(multiplied)},
-    "div_": {"scale": in_place(lambda s: s.div_(math.sqrt(D)))},
-    "mul_": {"scale": in_place(lambda s: s.mul_(SCALE))},
-    "divide_": {"scale": in_place(lambda s: s.divide_(math.sqrt(D)))},
-    "multiply_": {"scale": in_place(lambda s: s.multiply_(SCALE))},
-    "masked_fill": {"mask": lambda s: s.masked_fill(~ALLOWED[:, None], -1e9)},
-    "masked_fill_": {"mask": in_place(lambda s: s.masked_fill_(~ALLOWED[:, None], LOWEST))},
-    "multiplied by the mask": {"mask": lambda s: s * ALLOWED[:, None] - 1e9 * (1 - ALLOWED[:, None].float())},
-    "where": {"mask": lambda s: torch.where(ALLOWED[:, None], s, torch.full_like(s, LOWEST))},
-    "item by item": {"mask": forbidden_by_setting},
-    "never below": {"mask": lambda s: torch.max(s + FORBIDDEN, torch.tensor(LOWEST))},
-    "+=": {"mask": in_place(lambda s: s.add_(FORBIDDEN))},
-    "F.softmax": {"softmax": partial(F.softmax, dim=-1)},
-    "torch.softmax": {"softmax": written(torch.softmax, 3)},
-    "nn.Softmax": {"softmax": nn.Softmax(dim=-1)},
-    "float32 and back": {"softmax": lambda s: F.softmax(s, dim=-1, dtype=torch.float32).to(s.dtype)},
-    "float first": {"softmax": lambda s: F.softmax(s.float(), dim=-1).type_as(s)},
-    "written out": {"softmax": added_up},
-    "dropout": {"softmax": lambda s: F.dropout(s.softmax(-1), 0.3, training=False)},
-    "multiplied weights": {"softmax": lambda s: s.softmax(-1) * torch.ones(H, 1, 1)},
-    "slices": {"values": sparse_values},
-}
-
-
-def prefix(rows: int = 1, heads: int = H, gate: torch.Tensor | None = None, lengths: list[int] | None = None) -> Prefix:
-    visible = None if lengths is None else (torch.arange(P) < torch.tensor(lengths)[:, None])[:, None]
-    gate = None if gate is None else gate[None, :, None].expand(rows, -1, P)
-    return Prefix(draw(rows, heads, P, D, seed=3), draw(rows, heads, P, V, seed=4), gate, visible)
-
-
-def qkv(heads: int = H):
-    return draw(B, H, T, D, seed=0), draw(B, heads, S, D, seed=1), draw(B, heads, S, V, seed=2)
-
-
-def served(hand, given, heads=H, key_bias=False, inputs=None):
-    """(B, T, H, V)"""
-
-    def give(batch):
-        assert batch == B
-        return given
-
-    site = Site("", "decoder", heads, D, V, by_hand=True, key_bias=key_bias)
-    with Serve(hand, site, give):
-        return hand(*(inputs or qkv(heads))).transpose(1, 2)
-
-
-def expected(given, heads=H, bias=None, allowed=ALLOWED, gate=None):
-    """The same by definition; bias (B, H, T, S)."""
-    rows = []
-    for b, row in enumerate(zip(*(tensor.split(1) for tensor in qkv(heads)), allowed.split(1), strict=True)):
-        b_prefix = b % len(given.key)
-        shown = slice(None) if given.visible is None else given.visible[b_prefix, 0]
-        keys, values = given.key[b_prefix][:, shown], given.value[b_prefix][:, shown]
-        rows.append(reference.attention(*row, [keys], [values], gate, None if bias is None else bias[b]))
-    return torch.cat(rows).float()
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -247,3 +46,130 @@ def test_however_it_is_written(way):
     gate = torch.tensor([0.3, -1.7, 1.0])
     torch.testing.assert_close(served(hand, prefix(gate=gate)), expected(prefix(), gate=gate))
     assert torch.equal(served(hand, prefix(gate=torch.zeros(H))), bare)
+
+
+@pytest.mark.parametrize("way", SHARED_KEYS)
+def test_heads_that_share_their_keys(way):
+    hand, gate = Hand(**SHARED_KEYS[way]), torch.tensor([-0.4])
+    inputs = (qkv()[0], *qkv(1)[1:])
+    for given in prefix(heads=1), prefix(B, 1, lengths=[2, 0]):
+        torch.testing.assert_close(served(hand, given, 1), expected(given, 1))
+    torch.testing.assert_close(
+        served(hand, prefix(heads=1, gate=gate), 1, inputs=inputs), expected(prefix(heads=1), 1, gate=gate)
+    )
+
+
+@pytest.mark.parametrize("heads", [1, H])
+def test_one_row_and_one_head(heads):
+    hand = Hand(scores=lambda q, k: q @ k.mT, mask=lambda s: s)
+    q, k, v = (tensor[:1, :heads] for tensor in qkv())
+    given = prefix(heads=heads)
+    with Serve(hand, Site("", "decoder", heads, D, V), lambda batch: given if batch == 1 else None):
+        out = apart_from_heads(hand(q[0], k[0], v[0]))
+    everything = torch.ones(1, T, S, dtype=torch.bool)
+    torch.testing.assert_close(out, reference.attention(q, k, v, everything, given.key, given.value).float())
+
+
+def apart_from_heads(out):
+    """(B x H, T, V) of one row -> (1, T, H, V)"""
+    return out[None].transpose(1, 2)
+
+
+def test_what_is_added_to_the_scores_is_the_sequences():
+    bias = BIAS.expand(B, -1, -1, -1)
+    hand = Hand(mask=lambda s: s + BIAS + FORBIDDEN)
+    torch.testing.assert_close(served(hand, prefix()), expected(prefix(), bias=bias))
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_scores_of_positions_are_the_sequences(order):
+    bias = torch.einsum("bhtd,bhsd->bhts", qkv()[0], PLACES) * SCALE
+
+    def scores(q, k):
+        content, places = q @ k.mT, q @ PLACES.mT
+        return content + places if order == 1 else places + content
+
+    torch.testing.assert_close(served(Hand(scores=scores), prefix()), expected(prefix(), bias=bias))
+
+
+@pytest.mark.parametrize("counted_from", [0.0, 11.0])
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_bias_of_the_keys_has_the_prefix_where_the_query_is(counted_from, whole):
+    slopes = torch.tensor([0.5, 0.25, 0.125])[:, None, None]
+    distance = torch.arange(S) - torch.arange(S - T, S)[:, None]  # of the key, 0 at the query itself
+    bias = (slopes * distance).expand(B, -1, -1, -1)
+    alibi = slopes * (torch.arange(S) + counted_from)
+    if whole:
+        hand = Hand(forward=lambda q, k, v: F.scaled_dot_product_attention(q, k, v, alibi + FORBIDDEN))
+    else:
+        hand = Hand(mask=lambda s: s + alibi + FORBIDDEN)
+    for given in prefix(), prefix(B, lengths=[2, 0]):
+        torch.testing.assert_close(served(hand, given, key_bias=True), expected(given, bias=bias))
+
+
+@pytest.mark.parametrize("mask", ["additive", "boolean", "causal", "none"])
+def test_a_whole_attention_in_one_call(mask):
+    options = {"additive": {"attn_mask": FORBIDDEN}, "boolean": {"attn_mask": ALLOWED[:, None]}, "none": {}}
+    options |= {"causal": {"is_causal": True}}
+    hand = Hand(forward=lambda q, k, v: F.scaled_dot_product_attention(q, k, v, **options[mask]))
+    allowed = {"causal": torch.ones(B, T, S).tril().bool(), "none": torch.ones(B, T, S).bool()}.get(mask, ALLOWED)
+    for given in prefix(), prefix(B, lengths=[2, 0]):
+        torch.testing.assert_close(served(hand, given), expected(given, allowed=allowed))
+    gate = torch.tensor([0.3, -1.7, 1.0])
+    torch.testing.assert_close(served(hand, prefix(gate=gate)), expected(prefix(), allowed=allowed, gate=gate))
+    assert torch.equal(served(hand, prefix(gate=torch.zeros(H))), hand(*qkv()).transpose(1, 2))
+
+
+def test_a_cap_of_the_scores_and_a_dropout_of_the_weights_hold_for_the_prefix():
+    capped = Hand(scale=lambda s: torch.tanh(s * SCALE) * 0.7, mask=lambda s: s)
+    given = prefix()
+    q, k, v = (tensor.double() for tensor in qkv())
+    longer = (torch.cat([p.double().expand(B, -1, -1, -1), own], 2) for p, own in ((given.key, k), (given.value, v)))
+    torch.testing.assert_close(served(capped, given), capped(q, *longer).float().transpose(1, 2))
+    for training, count in (True, 0), (False, B * T * H * V):
+        dropping = Hand(softmax=lambda s: F.dropout(s.softmax(-1), 1.0, training))  # noqa: B023
+        assert served(dropping, given).count_nonzero() == count
+
+
+@pytest.mark.parametrize("way", ["matmul", "mask beside merged heads", "a block a query", "written out"])
+def test_gradients_are_those_of_finite_differences(way):
+    gate = None if way == "written out" else torch.tensor([0.3, -1.7, 1.0], dtype=torch.float64)
+    inputs = [tensor.double() for tensor in qkv()]
+
+    def out(key, value, gate=None):
+        return served(Hand(**WAYS[way]), prefix(gate=gate)._replace(key=key, value=value), inputs=inputs)[:, ::2]
+
+    given = [tensor.double() for tensor in prefix()[:2]] + ([] if gate is None else [gate])
+    assert torch.autograd.gradcheck(out, [tensor.requires_grad_() for tensor in given])
+
+
+def seen_of(hand, *inputs):
+    seen = []
+    with Watch(lambda *what: seen.append(what)):
+        out = hand(*inputs)
+    assert torch.equal(out, hand(*inputs))
+    return seen
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_watched(way):
+    """The keys and values as they would come to the door; the blocks of a query are no keys."""
+    _, k, v = qkv()
+    _, key, value, _ = seen_of(Hand(**WAYS[way]), *qkv())[0]
+    assert torch.equal(merged(key), merged(k)) and torch.equal(merged(value)[:, :2], merged(v)[:, :2])
+    assert key.shape[-3] in (H, B * H)  # which are the same for the one row that is watched
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_watched_a_bias_of_the_keys(biased):
+    bias = torch.arange(S) * 0.5 if biased else BIAS
+    bias = bias + FORBIDDEN[:1]
+    q, k, v = (tensor[:1] for tensor in qkv())
+    for hand in Hand(mask=lambda s: s + bias), Hand(forward=lambda *qkv: F.scaled_dot_product_attention(*qkv, bias)):
+        assert [what[3] for what in seen_of(hand, q, k, v)] == [biased]
+    assert [what[3] for what in seen_of(Hand(mask=lambda s: s), q, k, v)] == [False]
+
+
+@pytest.mark.parametrize("what", NO_ATTENTION)
+def test_what_is_no_attention(what):
+    assert seen_of(Hand(forward=NO_ATTENTION[what]), *qkv()) == []
