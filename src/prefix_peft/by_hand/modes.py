@@ -15,9 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..arguments import in_order
 from ..attention import AttentionCall, Prefix, attend_with_prefix
 from ..sites import Site
-from .products import Product, batch_size, canonical, each_query, in_order, prefix_scores, prefix_values, read_product
+from .products import Product, batch_size, canonical, each_query, prefix_scores, prefix_values, read_product
 from .shares import Normaliser, Scores, Weights, carry, follow, share_of
 
 Give = Callable[[int], Prefix | None]  # the prefix for a batch of so many rows

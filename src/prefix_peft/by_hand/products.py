@@ -42,21 +42,6 @@ class Product(NamedTuple):
         return "".join(a for a in self.out_axes if a in self.left_axes and a in self.right_axes)
 
 
-# By the name of the function: what it calls the operands, in their order.
-OPERANDS = {
-    **dict.fromkeys(("matmul", "mul", "multiply", "div", "divide", "true_divide", "sub"), ("input", "other")),
-    **dict.fromkeys(("softmax", "logsumexp", "exp", "baddbmm"), ("input",)),
-    "bmm": ("input", "mat2"),
-}
-
-
-def in_order(function: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
-    """The same arguments, but operands that are given by name in their places."""
-    names = [name for name in OPERANDS.get(getattr(function, "__name__", ""), ())[len(args) :] if name in kwargs]
-    rest = {name: arg for name, arg in kwargs.items() if name not in names}
-    return (*args, *(kwargs[name] for name in names)), rest
-
-
 def read_product(function: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
     """The product of two activations that this call computes; None where it computes something else."""
     reader = READERS.get(getattr(function, "__name__", ""))
