@@ -165,6 +165,19 @@ WAYS = {
         "scores": lambda q, k: (q[:, :, :, None] @ k.mT[:, :, None])[:, :, :, 0],
         "values": blocks,
     },
+    **{
+        f"heads behind, {name}": {
+            "scores": lambda q, k, turn=turn: turn(q @ k.mT),
+            "mask": lambda s: s + FORBIDDEN.transpose(1, 2),
+            "values": lambda w, v: torch.einsum("bths,bhsv->bhtv", w, v),
+        }
+        for name, turn in {
+            "transpose": lambda s: s.transpose(1, 2),
+            "permute": lambda s: s.permute(0, 2, 1, 3),
+            "swapdims": lambda s: s.swapdims(2, 1),
+            "moveaxis": lambda s: torch.moveaxis(s, 1, 2),
+        }.items()
+    },
     "scaled before": {"scores": lambda q, k: (q * SCALE) @ k.mT, "scale": lambda s: s},
     "divided": {"scale": lambda s: s / math.sqrt(D)},
     "torch.div": {"scale": written(torch.div, math.sqrt(D))},
@@ -190,6 +203,7 @@ WAYS = {
     "torch.softmax": {"softmax": written(torch.softmax, 3)},
     "nn.Softmax": {"softmax": nn.Softmax(dim=-1)},
     "float32 and back": {"softmax": lambda s: F.softmax(s, dim=-1, dtype=torch.float32).to(s.dtype)},
+    "double and back": {"softmax": lambda s: s.double().softmax(-1).float()},
     "float first": {"softmax": lambda s: F.softmax(s.float(), dim=-1).type_as(s)},
     "written out": {"softmax": added_up},
     "dropout": {"softmax": lambda s: F.dropout(s.softmax(-1), 0.3, training=False)},
@@ -232,6 +246,10 @@ NO_ATTENTION = {
     "without values": lambda q, k, v: (q @ k.mT).softmax(-1),
     "other content": lambda q, k, v: torch.ones_like(q @ k.mT).softmax(-1) @ v,
     "a sum": lambda q, k, v: torch.einsum("bhtd,bhsd->bts", q, k).softmax(-1) @ v[:, 0],
+    "turned": lambda q, k, v: (k[:, :, :T] @ q.mT).mT.softmax(-1) @ v[:, :, :T],
+    "turned by a transposition": lambda q, k, v: (k[:, :, :T] @ q.mT).transpose(-1, -2).softmax(-1) @ v[:, :, :T],
+    "a row of scores": lambda q, k, v: (q @ k.mT)[:, :, 0].softmax(-1)[:, :, None] @ v,
+    "a part of a weight": lambda q, k, v: (q @ EXPERTS[:, :, :S]).softmax(-1) @ v,
     "two sums": lambda q, k, v: torch.einsum("bhtd,bhtd->bht", q, q).softmax(-1) @ q[:, 0],
     "squares": lambda q, k, v: (q @ k.mT) * (q @ k.mT),
     "one operand": lambda q, k, v: torch.einsum("bhtd->bthd", q),
