@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 
+from .arguments import in_order
 from .trial import DECODER_TOKENS, ENCODER_TOKENS
 
 # By the name of the function: which argument is the table, and which the rows that are asked for.
@@ -38,6 +39,7 @@ class PositionWatch(TorchFunctionMode):
         self.found: dict[nn.Module, tuple[str, str | None]] = {}  # function and table of the look-up
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        args, kwargs = in_order(func, args, kwargs or {})
         name = getattr(func, "__name__", "")
         if name in ARGUMENTS and len(args) > max(ARGUMENTS[name]) and self.running:
             module = self.running[-1]
@@ -45,7 +47,7 @@ class PositionWatch(TorchFunctionMode):
             table = tables.get(id(args[ARGUMENTS[name][0]]))
             if (table or name == "gather") and _asks_for_each_token(name, args):
                 self.found.setdefault(module, (name, table))
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def _asks_for_each_token(function: str, args: Sequence[Any]) -> bool:
@@ -80,12 +82,13 @@ class Shift(TorchFunctionMode):
         self.table, self.function, self.shift = table, function, shift
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        args, kwargs = in_order(func, args, kwargs or {})
         if getattr(func, "__name__", "") == self.function:
             table, at = ARGUMENTS[self.function]
             rows = _rows(self.function, args) if self.table is None or args[table] is self.table else None
             if rows is not None:
                 args = (*args[:at], self._shifted(rows, _size(self.function, args)), *args[at + 1 :])
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
     def _shifted(self, rows: Tensor, size: int) -> Tensor:
         shift = self.shift

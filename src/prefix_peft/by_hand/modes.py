@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..arguments import in_order
 from ..attention import AttentionCall, Prefix, attend_with_prefix
 from ..sites import Site
 from .products import Product, batch_size, canonical, each_query, prefix_scores, prefix_values, read_product
@@ -27,7 +28,7 @@ class AttentionByHand(TorchFunctionMode):
     """What both have in common: telling the steps of attention apart."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+        args, kwargs = in_order(func, args, kwargs or {})
         if func is F.scaled_dot_product_attention:
             return self.attend(*args, **kwargs)
         step = self._normalising(func, args, kwargs)

@@ -51,7 +51,7 @@ def read_product(function: Callable, args: Sequence[Any], kwargs: dict[str, Any]
     return product if len(product.summed) == len(product.of_right) == 1 and product.shared else None
 
 
-def _matrices(left: Tensor, right: Tensor, alpha: float = 1.0) -> Product | None:
+def _matrices(left: Tensor, right: Tensor, alpha: float = 1.0, out: Tensor | None = None) -> Product | None:
     if left.dim() < 3 or left.dim() != right.dim():
         return None
     lead = ascii_letters[: left.dim() - 2]

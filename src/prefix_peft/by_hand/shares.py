@@ -18,13 +18,10 @@ from .products import Product
 
 Step = Callable[[Tensor], Tensor]
 
+# By their names without underscores, of which in-place forms and operators have more.
 SCALINGS: dict[str, Callable[..., Tensor]] = {
-    name: function
-    for function, names in {
-        torch.mul: ("mul", "mul_", "multiply", "__mul__", "__rmul__", "__imul__"),
-        torch.div: ("div", "div_", "divide", "true_divide", "__div__", "__truediv__", "__itruediv__"),
-    }.items()
-    for name in names
+    **dict.fromkeys(("mul", "multiply", "rmul", "imul"), torch.mul),
+    **dict.fromkeys(("div", "divide", "true_divide", "truediv", "itruediv", "idiv"), torch.div),
 }
 ELEMENT_BY_ELEMENT = {"to", "type", "type_as", "float", "half", "bfloat16", "double", "tanh", "dropout"}
 TRANSPOSITIONS = {"transpose", "permute", "swapaxes", "movedim"}
@@ -94,8 +91,9 @@ def follow(function: Callable, args: Sequence[Any], kwargs: dict[str, Any], resu
         return
     # The product of queries and keys comes first, those with positions and segments later.
     carrier, share = min(carriers, key=lambda pair: pair[1].born if isinstance(pair[1], Scores) else -1)
-    if name in SCALINGS:
-        share = _scaled(share, SCALINGS[name], next(arg for arg in args if arg is not carrier))
+    if name.strip("_") in SCALINGS:
+        factor = next((arg for arg in args if arg is not carrier), carrier)
+        share = _scaled(share, SCALINGS[name.strip("_")], factor)
     elif name in ELEMENT_BY_ELEMENT or name in TRANSPOSITIONS:
         share = _likewise(share, function, args, kwargs) if args[0] is carrier else None
     else:
