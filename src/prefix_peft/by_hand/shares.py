@@ -24,7 +24,7 @@ SCALINGS: dict[str, Callable[..., Tensor]] = {
     **dict.fromkeys(("div", "divide", "true_divide", "truediv", "itruediv", "idiv"), torch.div),
 }
 ELEMENT_BY_ELEMENT = {"to", "type", "type_as", "float", "half", "bfloat16", "double", "tanh", "dropout"}
-TRANSPOSITIONS = {"transpose", "permute", "swapaxes", "movedim"}
+TRANSPOSITIONS = {"transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis"}
 OF_OTHER_CONTENT = {"expand_as", "view_as", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
 
 _born = itertools.count()
@@ -89,6 +89,8 @@ def follow(function: Callable, args: Sequence[Any], kwargs: dict[str, Any], resu
     if not carriers or not isinstance(result, Tensor) or name in OF_OTHER_CONTENT:
         return
     carrier = min(carriers, key=_age)
+    if _is_turned(name, carrier, result):
+        return
     if name.strip("_") in SCALINGS:
         share = _scaled(SCALINGS[name.strip("_")], args, carrier)
     elif name in ELEMENT_BY_ELEMENT or name in TRANSPOSITIONS:
@@ -96,6 +98,11 @@ def follow(function: Callable, args: Sequence[Any], kwargs: dict[str, Any], resu
     else:
         share = _reshaped(result, carrier)
     carry(result, share)
+
+
+def _is_turned(name: str, before: Tensor, after: Tensor) -> bool:
+    """Whether what was the axis of the keys is no longer the last (``mT`` comes as ``__get__``)."""
+    return name in (*TRANSPOSITIONS, "__get__") and before.stride(-1) != after.stride(-1)
 
 
 def _age(tensor: Tensor) -> int:
