@@ -24,7 +24,7 @@ SCALINGS: dict[str, Callable[..., Tensor]] = {
     **dict.fromkeys(("div", "divide", "true_divide", "truediv", "itruediv", "idiv"), torch.div),
 }
 ELEMENT_BY_ELEMENT = {"to", "type", "type_as", "float", "half", "bfloat16", "double", "tanh", "dropout"}
-TRANSPOSITIONS = {"transpose", "permute", "swapaxes", "movedim"}
+TRANSPOSITIONS = {"transpose", "permute", "swapaxes", "swapdims", "movedim", "moveaxis"}
 OF_OTHER_CONTENT = {"expand_as", "view_as", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"}
 
 _born = itertools.count()
@@ -91,6 +91,8 @@ def follow(function: Callable, args: Sequence[Any], kwargs: dict[str, Any], resu
         return
     # The product of queries and keys comes first, those with positions and segments later.
     carrier, share = min(carriers, key=lambda pair: pair[1].born if isinstance(pair[1], Scores) else -1)
+    if _is_turned(name, carrier, result):
+        return
     if name.strip("_") in SCALINGS:
         factor = next((arg for arg in args if arg is not carrier), carrier)
         share = _scaled(share, SCALINGS[name.strip("_")], factor)
@@ -99,6 +101,11 @@ def follow(function: Callable, args: Sequence[Any], kwargs: dict[str, Any], resu
     else:
         share = _reshaped(share, carrier.shape[:-1], result.shape[:-1])
     carry(result, share)
+
+
+def _is_turned(name: str, before: Tensor, after: Tensor) -> bool:
+    """Whether what was the axis of the keys is no longer the last (``mT`` comes as ``__get__``)."""
+    return name in (*TRANSPOSITIONS, "__get__") and before.stride(-1) != after.stride(-1)
 
 
 def _tensors(args: Sequence[Any], kwargs: dict[str, Any]) -> list[Tensor]:
