@@ -145,3 +145,28 @@ def test_other_tables_stay_where_they_are():
     module = Reader(lambda m, rows: F.embedding(rows, m.tokens))
     with Shift(module.weight, "embedding", SHIFT):
         assert torch.equal(module(positions()), module.tokens[:TOKENS][None])
+
+
+class Waves(nn.Module):
+    """Pegasus-X's: nothing is held, what belongs to a position is computed."""
+
+    def forward(self, rows):
+        return torch.sin(rows[0][:, None] * torch.linspace(0.1, 1.0, WIDTH))
+
+
+def test_positions_that_are_computed():
+    module, rows = Waves(), torch.arange(TOKENS)[None]
+    with PositionWatch([module]) as watch:
+        expected = module(rows + SHIFT)
+    assert watch.found == {module: ("mul", None)}
+    with Shift(None, "mul", SHIFT):
+        torch.testing.assert_close(module(rows), expected)
+
+
+@pytest.mark.parametrize("module", [Waves(), Reader(lambda m, rows: m.table.index_select(0, rows[0]))])
+def test_shifts_of_each_row_need_rows_to_shift(module):
+    function = "mul" if isinstance(module, Waves) else "index_select"
+    table = None if isinstance(module, Waves) else module.table
+    with pytest.raises(NotImplementedError, match="the positions of all rows up at once"):  # noqa: SIM117
+        with Shift(table, function, torch.tensor([[0], [SHIFT]])):
+            module(torch.arange(TOKENS)[None])

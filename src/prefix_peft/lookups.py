@@ -1,8 +1,12 @@
-"""Look-ups of positions: the functions by which models read a table of positions, and which argument says where."""
+"""Look-ups of positions: the functions by which models read a table of positions, and which argument says where.
+
+Where there is no table, a module that holds nothing multiplies positions by frequencies, which it computes as well.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +18,7 @@ from .arguments import in_order
 from .trial import DECODER_TOKENS, ENCODER_TOKENS
 
 # By the name of the function: which argument is the table, and which the rows that are asked for.
-ARGUMENTS = {"embedding": (1, 0), "index_select": (0, 2), "gather": (0, 2), "__getitem__": (0, 1)}
+ARGUMENTS = {"embedding": (1, 0), "index_select": (0, 2), "gather": (0, 2), "__getitem__": (0, 1), "mul": (1, 0)}
 ALONG_A_DIMENSION = ("index_select", "gather")
 
 
@@ -23,7 +27,7 @@ class LookUp(NamedTuple):
 
     module: str
     function: str
-    table: str | None  # the attribute of the module; None for a copy of one that is made for each row of the batch
+    table: str | None  # the attribute of the module; None for what it makes up, or copies for each row of the batch
 
     def table_of(self, module: nn.Module) -> Tensor | None:
         """The table, whose module this is."""
@@ -45,7 +49,8 @@ class PositionWatch(TorchFunctionMode):
             module = self.running[-1]
             tables = {id(tensor): key for key, tensor in (*module._parameters.items(), *module._buffers.items())}
             table = tables.get(id(args[ARGUMENTS[name][0]]))
-            if (table or name == "gather") and _asks_for_each_token(name, args):
+            computed = name == "mul" and not (module._parameters or module._buffers or module._modules)
+            if (table or computed or name == "gather") and _asks_for_each_token(name, args):
                 self.found.setdefault(module, (name, table))
         return func(*args, **kwargs)
 
@@ -70,7 +75,10 @@ def _rows(function: str, args: Sequence[Any]) -> Tensor | None:
     return rows if isinstance(rows, Tensor) and rows.dtype in (torch.int32, torch.int64) else None
 
 
-def _size(function: str, args: Sequence[Any]) -> int:
+def _size(function: str, args: Sequence[Any]) -> float:
+    """How many positions there are."""
+    if function == "mul":
+        return inf
     return args[ARGUMENTS[function][0]].shape[args[1] if function in ALONG_A_DIMENSION else 0]
 
 
@@ -90,9 +98,14 @@ class Shift(TorchFunctionMode):
                 args = (*args[:at], self._shifted(rows, _size(self.function, args)), *args[at + 1 :])
         return func(*args, **kwargs)
 
-    def _shifted(self, rows: Tensor, size: int) -> Tensor:
+    def _shifted(self, rows: Tensor, size: float) -> Tensor:
         shift = self.shift
         if isinstance(shift, Tensor):
+            if rows.dim() < 2 or self.function == "mul":
+                raise NotImplementedError(
+                    "this model looks the positions of all rows up at once, so with position_mode='shift' the rows of "
+                    "a batch cannot have prefixes of different lengths; run them apart."
+                )
             shift = shift.to(rows.device).reshape(*shift.shape, *[1] * (rows.dim() - 2))
         rows = rows + shift
         if rows.device.type == "cpu" and rows.numel() and not is_compiling() and int(rows.max()) >= size:

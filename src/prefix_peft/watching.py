@@ -160,7 +160,7 @@ class _Observer:
         decoders = {site.role for site in self.sites.values()} != {"encoder"}
         by_hand = any(site.by_hand for site in self.sites.values())
         for module, (function, table) in positions.found.items():
-            of_positions = function in ("embedding", "index_select") or isinstance(module, nn.Embedding)
+            of_positions = function in ("embedding", "index_select", "mul") or isinstance(module, nn.Embedding)
             if not (of_positions or table in module._buffers or by_hand):
                 continue  # experts and the like are looked up too, from parameters
             look_up = LookUp(self.names[module], function, table)
