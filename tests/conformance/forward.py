@@ -41,8 +41,8 @@ def wraps(subject: Subject) -> None:
 
 
 def gradients(subject: Subject) -> None:
-    """Every prefix parameter has a finite gradient that is not zero, and no parameter of the base has one."""
-    model = subject.build()
+    """In training, every prefix parameter has a finite gradient that is not zero, and none of the base has one."""
+    model = subject.build().train()
     subject.loss(model).backward()
     named = dict(model.named_parameters())
     trained = (
