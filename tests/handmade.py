@@ -157,6 +157,10 @@ WAYS = {
         "scores": lambda q, k: torch.einsum("...qhd,...khd->...hqk", q.transpose(1, 2), k.transpose(1, 2)),
         "values": lambda w, v: torch.einsum("...hqk,...khd->...qhd", w, v.transpose(1, 2)).transpose(1, 2),
     },
+    "blocks in front": {
+        "scores": lambda q, k: torch.einsum("...hqd,...hkd->...hqk", q[:, None], k[:, None])[:, 0],
+        "values": lambda w, v: torch.einsum("...hqk,...hkd->...hqd", w[:, None], v[:, None])[:, 0],
+    },
     "keys in front": {
         "scores": lambda q, k: torch.einsum("b h k d, b h q d -> b h q k", [k, q]),
         "values": lambda w, v: torch.einsum("bhsv,bhts->bhtv", v, w),
@@ -251,7 +255,10 @@ NO_ATTENTION = {
     "a row of scores": lambda q, k, v: (q @ k.mT)[:, :, 0].softmax(-1)[:, :, None] @ v,
     "a part of a weight": lambda q, k, v: (q @ EXPERTS[:, :, :S]).softmax(-1) @ v,
     "two sums": lambda q, k, v: torch.einsum("bhtd,bhtd->bht", q, q).softmax(-1) @ q[:, 0],
-    "squares": lambda q, k, v: (q @ k.mT) * (q @ k.mT),
+    "squares": lambda q, k, v: (lambda s: s * s)(q @ k.mT),
+    "exponentials": lambda q, k, v: (q @ k.mT).exp() @ v,
+    "of the same type": lambda q, k, v: PLACES.new_ones(B, H, T, S).type_as(q @ k.mT).softmax(-1) @ v,
+    "an equation without a result": lambda q, k, v: torch.einsum("bhtd,bhsd", q, k),
     "one operand": lambda q, k, v: torch.einsum("bhtd->bthd", q),
 }
 
