@@ -157,6 +157,10 @@ WAYS = {
         "scores": lambda q, k: torch.einsum("...qhd,...khd->...hqk", q.transpose(1, 2), k.transpose(1, 2)),
         "values": lambda w, v: torch.einsum("...hqk,...khd->...qhd", w, v.transpose(1, 2)).transpose(1, 2),
     },
+    "blocks in front": {
+        "scores": lambda q, k: torch.einsum("...hqd,...hkd->...hqk", q[:, None], k[:, None])[:, 0],
+        "values": lambda w, v: torch.einsum("...hqk,...hkd->...hqd", w[:, None], v[:, None])[:, 0],
+    },
     "keys in front": {
         "scores": lambda q, k: torch.einsum("b h k d, b h q d -> b h q k", [k, q]),
         "values": lambda w, v: torch.einsum("bhsv,bhts->bhtv", v, w),
@@ -236,7 +240,7 @@ SHARED_KEYS = {
 
 EXPERTS = nn.Parameter(draw(H, D, V, seed=7), requires_grad=False)
 NO_ATTENTION = {
-    "a router": lambda q, k, v: (q @ EXPERTS).softmax(-1) @ k.new_ones(B, H, V, 2),
+    "a router": lambda q, k, v: (q @ EXPERTS[None]).softmax(-1) @ k.new_ones(B, H, V, 2),
     "weights of another shape": lambda q, k, v: (q @ EXPERTS.transpose(-1, -2).mT[None]).softmax(-1) @ EXPERTS.mT,
     "learned values": lambda q, k, v: (q @ k.mT).softmax(-1) @ nn.Parameter(v),
     "matrices": lambda q, k, v: (q[0, 0] @ k[0, 0].mT).softmax(-1) @ v[0, 0],
@@ -249,9 +253,12 @@ NO_ATTENTION = {
     "turned": lambda q, k, v: (k[:, :, :T] @ q.mT).mT.softmax(-1) @ v[:, :, :T],
     "turned by a transposition": lambda q, k, v: (k[:, :, :T] @ q.mT).transpose(-1, -2).softmax(-1) @ v[:, :, :T],
     "a row of scores": lambda q, k, v: (q @ k.mT)[:, :, 0].softmax(-1)[:, :, None] @ v,
-    "a part of a weight": lambda q, k, v: (q @ EXPERTS[:, :, :S]).softmax(-1) @ v,
+    "a part of a weight": lambda q, k, v: (q @ EXPERTS[None, ..., :S]).softmax(-1) @ v,
     "two sums": lambda q, k, v: torch.einsum("bhtd,bhtd->bht", q, q).softmax(-1) @ q[:, 0],
-    "squares": lambda q, k, v: (q @ k.mT) * (q @ k.mT),
+    "squares": lambda q, k, v: (lambda s: s * s)(q @ k.mT),
+    "exponentials": lambda q, k, v: (q @ k.mT).exp() @ v,
+    "of the same type": lambda q, k, v: PLACES.new_ones(B, H, T, S).type_as(q @ k.mT).softmax(-1) @ v,
+    "an equation without a result": lambda q, k, v: torch.einsum("bhtd,bhsd", q, k),
     "one operand": lambda q, k, v: torch.einsum("bhtd->bthd", q),
 }
 

@@ -83,26 +83,26 @@ def test_what_is_added_to_the_scores_is_the_sequences():
 
 @pytest.mark.parametrize("order", [1, -1])
 def test_scores_of_positions_are_the_sequences(order):
-    bias = torch.einsum("bhtd,bhsd->bhts", qkv()[0], PLACES) * SCALE
+    bias = torch.einsum("bhtd,bhsd->bhts", qkv()[0] + 1, PLACES) * SCALE
 
     def scores(q, k):
-        content, places = q @ k.mT, q @ PLACES.mT
+        content, places = q @ k.mT, (q + 1) @ PLACES.mT
         return content + places if order == 1 else places + content
 
     torch.testing.assert_close(served(Hand(scores=scores), prefix()), expected(prefix(), bias=bias))
 
 
 @pytest.mark.parametrize("counted_from", [0.0, 11.0])
-@pytest.mark.parametrize("whole", [False, True])
-def test_a_bias_of_the_keys_has_the_prefix_where_the_query_is(counted_from, whole):
+@pytest.mark.parametrize("way", ["matmul", "torch.baddbmm", "one call"])
+def test_a_bias_of_the_keys_has_the_prefix_where_the_query_is(counted_from, way):
     slopes = torch.tensor([0.5, 0.25, 0.125])[:, None, None]
     distance = torch.arange(S) - torch.arange(S - T, S)[:, None]  # of the key, 0 at the query itself
     bias = (slopes * distance).expand(B, -1, -1, -1)
     alibi = slopes * (torch.arange(S) + counted_from)
-    if whole:
+    if way == "one call":
         hand = Hand(forward=lambda q, k, v: F.scaled_dot_product_attention(q, k, v, alibi + FORBIDDEN))
     else:
-        hand = Hand(mask=lambda s: s + alibi + FORBIDDEN)
+        hand = Hand(**WAYS[way] | {"mask": lambda s: s + alibi + FORBIDDEN})
     for given in prefix(), prefix(B, lengths=[2, 0]):
         torch.testing.assert_close(served(hand, given, key_bias=True), expected(given, bias=bias))
 
@@ -151,6 +151,20 @@ def seen_of(hand, *inputs):
     return seen
 
 
+@pytest.mark.parametrize("way", ["matmul", "written out"])
+def test_a_call_has_one_prefix(way):
+    """Drawn anew it would be another, with dropout."""
+    given = []
+    with Serve(Hand(**WAYS[way]), Site("", "decoder", H, D, V), lambda batch: given.append(prefix()) or given[-1]):
+        Hand(**WAYS[way])(*qkv())
+    assert len(given) == 1
+
+
+def test_a_query_that_sees_nothing_but_a_shut_prefix_stays_finite():
+    nothing = Hand(mask=lambda s: torch.full_like(s, torch.finfo(s.dtype).min) + 0 * s)
+    assert served(nothing, prefix(gate=torch.zeros(H))).isfinite().all()
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_watched(way):
     """The keys and values as they would come to the door; the blocks of a query are no keys."""
@@ -162,12 +176,18 @@ def test_watched(way):
 
 @pytest.mark.parametrize("biased", [False, True])
 def test_watched_a_bias_of_the_keys(biased):
+    plain = Hand(mask=lambda s: s)
     bias = torch.arange(S) * 0.5 if biased else BIAS
     bias = bias + FORBIDDEN[:1]
     q, k, v = (tensor[:1] for tensor in qkv())
     for hand in Hand(mask=lambda s: s + bias), Hand(forward=lambda *qkv: F.scaled_dot_product_attention(*qkv, bias)):
         assert [what[3] for what in seen_of(hand, q, k, v)] == [biased]
-    assert [what[3] for what in seen_of(Hand(mask=lambda s: s), q, k, v)] == [False]
+        both = Hand(forward=lambda *qkv, first=hand: (first(*qkv), plain(*qkv))[1])
+        assert [what[3] for what in seen_of(both, q, k, v)] == [biased, False]
+    one_key = Hand(mask=lambda s: s + 1.0)
+    assert [what[3] for what in seen_of(one_key, q, k[:, :, :1], v[:, :, :1])] == [False]
+    boolean = Hand(forward=lambda *qkv: F.scaled_dot_product_attention(*qkv, ALLOWED[:1, None]))
+    assert [what[3] for what in seen_of(boolean, q, k, v)] == [False]
 
 
 @pytest.mark.parametrize("what", NO_ATTENTION)

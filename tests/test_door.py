@@ -65,8 +65,9 @@ def test_a_prefix_of_real_tokens_is_these_tokens(family):
     assert not torch.allclose(logits(model.get_base_model(), text), logits(build(family), text), atol=1e-3)
 
 
-def test_a_door_opens_once_and_closes_without_a_trace():
-    module = handmade.Hand()
+@pytest.mark.parametrize("kind", ["any", "longformer"])
+def test_a_door_opens_once_and_closes_without_a_trace(kind):
+    module = handmade.Hand() if kind == "any" else led_attention()
     before = dict(vars(module))
     close_door(module)
     open_door(module)
