@@ -13,6 +13,7 @@ import transformers as tr
 from transformers.models.led.modeling_led import LEDEncoderSelfAttention
 
 import prefix_peft
+from prefix_peft.attention import Prefix
 from prefix_peft.by_hand import longformer
 from prefix_peft.by_hand.door import close_door, is_open, open_door, opened
 from prefix_peft.by_hand.modes import Serve
@@ -202,7 +203,7 @@ def test_longformer_is_a_dense_computation_over_the_band(some_are_global, shared
         "is_index_global_attn": everywhere,
         "is_global_attn": some_are_global,
     }
-    given = handmade.Prefix(*(handmade.draw(ROWS, HEADS, P, DIM, seed=seed) for seed in (2, 3)))
+    given = Prefix(*(handmade.draw(ROWS, HEADS, P, DIM, seed=seed) for seed in (2, 3)))
     if shared:
         given = given._replace(key=given.key[:1], value=given.value[:1])
     else:
@@ -251,3 +252,17 @@ def test_reformer_has_the_gradients_of_finite_differences():
             less = loss().detach()
             numbers[at] += STEP
             torch.testing.assert_close((more - less) / (2 * STEP), gradient[at], rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("follows", ["nothing", "a sum that is no product", "a softmax over other scores"])
+def test_what_cannot_be_followed_is_refused(follows):
+    """Better than a prefix that takes its share of the weights and gives no values, or is not there at all."""
+    query, key, value = torch.randn(3, 1, 2, 5, 6)
+    site, given = Site("", "decoder", 2, 6, 6, by_hand=True), Prefix(*torch.randn(2, 1, 2, P, 6))
+    with pytest.raises(NotImplementedError, match="Linear attended in a way in which its prefix cannot be followed"):  # noqa: SIM117
+        with Serve(torch.nn.Linear(1, 1), site, lambda batch: given):
+            scores = query @ key.transpose(-1, -2)
+            if follows == "a sum that is no product":
+                (scores.softmax(-1)[..., None] * value[:, :, None]).sum(-2)
+            elif follows == "a softmax over other scores":
+                scores.cumsum(-1).flip(-1).softmax(-2) @ value

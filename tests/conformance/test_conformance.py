@@ -24,6 +24,8 @@ REPRESENTATIVES = [  # and what they stand for
     Case("causal", "gptj"),  # attention by hand: matrix products, and positions it looks up itself
     Case("causal", "mpt"),  # by hand: biases that belong to the keys
     Case("causal", "xlnet"),  # by hand: einsums, the batch in the middle
+    Case("causal", "blt"),  # a network beside it that only cuts the text into pieces
+    Case("causal", "moss_transcribe_diarize"),  # positions that its forward pass does not name
     Case("seq2seq", "bart"),  # learned positions, cross-attention
     Case("seq2seq", "t5"),  # relative biases
     Case("seq2seq", "led"),  # by hand, in bands

@@ -158,6 +158,17 @@ class Serve(AttentionByHand):
         super().__init__()
         self.module, self.site, self.give = module, site, give
         self.prefix: Prefix | None = None
+        self.uses: list[
+            list[bool]
+        ] = []  # of each softmax, or attention in one call: not empty if values met its weights
+
+    def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
+        super().__exit__(kind, *error)
+        if kind is None and not (self.uses and all(self.uses)):
+            raise NotImplementedError(
+                f"{type(self.module).__name__} attended in a way in which its prefix cannot be followed. Other "
+                "lengths, masks or options than those of a plain text may lead there; please report it with what was passed."
+            )
 
     def attend(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **options):
         def attend(module, query, key, value, mask, is_causal=False):
@@ -170,19 +181,21 @@ class Serve(AttentionByHand):
             attn_mask = attn_mask - attn_mask.amax(-1, keepdim=True)
         call = AttentionCall(attend, "sdpa", self.module, query, key, value, attn_mask, {"is_causal": is_causal})
         prefix = self.give(query.shape[0])
+        self.uses.append([True])
         out, _ = call.run() if prefix is None else attend_with_prefix(call, prefix)
         return out.transpose(1, 2)
 
     def softmax(self, func, scores, args, kwargs):
         prefix = self._prefix_beside(scores)
         if prefix is None:
+            self.uses.append([True])
             return func(*args, **kwargs)
         own = self._scores(prefix, scores, args[0])
         together = func(torch.cat([own, args[0]], dim=-1), *args[1:], **kwargs)
         share, weights = together.split([own.shape[-1], args[0].shape[-1]], dim=-1)
         if prefix.gate is not None:
             weights, share = _gated(func(*args, **kwargs), share, self._everywhere(scores, prefix, prefix.gate))
-        carry(weights, Weights(scores, share))
+        self._hand_on(weights, scores, share)
         return weights
 
     def logsumexp(self, func, scores, args, kwargs):
@@ -194,17 +207,24 @@ class Serve(AttentionByHand):
 
     def exp(self, func, scores, args, kwargs):
         result, prefix = func(*args, **kwargs), self._prefix_beside(scores)
-        if prefix is not None:
+        if prefix is None:
+            self.uses.append([True])
+        else:
             if prefix.gate is not None:
                 name = type(self.module).__name__
                 raise NotImplementedError(f"{name} writes its softmax out, where no gate fits in: leave gate=False.")
-            carry(result, Weights(scores, self._scores(prefix, scores, args[0]).exp()))
+            self._hand_on(result, scores, self._scores(prefix, scores, args[0]).exp())
         return result
 
     def values(self, func, product, weights, args, kwargs):
         assert self.prefix is not None and weights.share is not None
         result = func(*args, **kwargs)
         return result + prefix_values(product, weights.share, self.prefix.value).to(result.dtype)
+
+    def _hand_on(self, weights: Tensor, scores: Scores, share: Tensor) -> None:
+        carried = Weights(scores, share)
+        self.uses.append(carried.spent)
+        carry(weights, carried)
 
     def _prefix_beside(self, scores: Scores) -> Prefix | None:
         if self.prefix is None:
