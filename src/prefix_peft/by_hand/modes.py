@@ -167,7 +167,7 @@ class Serve(AttentionByHand):
         if kind is None and not (self.uses and all(self.uses)):
             raise NotImplementedError(
                 f"{type(self.module).__name__} attended in a way in which its prefix cannot be followed. Other "
-                "lengths, masks or options than those of a plain text may lead there; please report it with what was passed."
+                "lengths, masks or options than those of a plain text may lead there; please report what was passed."
             )
 
     def attend(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **options):
