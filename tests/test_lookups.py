@@ -145,3 +145,9 @@ def test_other_tables_stay_where_they_are():
     module = Reader(lambda m, rows: F.embedding(rows, m.tokens))
     with Shift(module.weight, "embedding", SHIFT):
         assert torch.equal(module(positions()), module.tokens[:TOKENS][None])
+
+
+def test_no_tokens_have_no_positions_to_shift():
+    module = Reader(WAYS["embedding"][0])
+    with Shift(module.weight, "embedding", SHIFT):
+        assert module(positions()[:, :0]).shape == (1, 0, WIDTH)
