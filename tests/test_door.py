@@ -236,6 +236,8 @@ def test_reformer_has_the_gradients_of_finite_differences():
         **tiny.TOKENS,
     )
     model = tiny.fill(prefix_peft.wrap(tr.ReformerModelWithLMHead(config), P)).double().train()
+    with pytest.raises(NotImplementedError, match="ReformerLayer runs again in its backward pass"):
+        model(tiny.tokens(1, 16), adapter_names=["default"])
     ids = tiny.tokens(1, 16)
 
     def loss():

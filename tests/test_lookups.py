@@ -170,3 +170,9 @@ def test_shifts_of_each_row_need_rows_to_shift(module):
     with pytest.raises(NotImplementedError, match="the positions of all rows up at once"):  # noqa: SIM117
         with Shift(table, function, torch.tensor([[0], [SHIFT]])):
             module(torch.arange(TOKENS)[None])
+
+
+def test_no_tokens_have_no_positions_to_shift():
+    module = Reader(WAYS["embedding"][0])
+    with Shift(module.weight, "embedding", SHIFT):
+        assert module(positions()[:, :0]).shape == (1, 0, WIDTH)

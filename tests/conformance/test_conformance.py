@@ -22,6 +22,7 @@ REPRESENTATIVES = [  # and what they stand for
     Case("causal", "jamba"),  # recurrent layers between those that attend
     Case("causal", "bert"),  # an encoder that decodes
     Case("causal", "gptj"),  # attention by hand: matrix products, and positions it looks up itself
+    Case("causal", "ctrl"),  # a table of positions that is a buffer
     Case("causal", "mpt"),  # by hand: biases that belong to the keys
     Case("causal", "xlnet"),  # by hand: einsums, the batch in the middle
     Case("causal", "blt"),  # a network beside it that only cuts the text into pieces
