@@ -256,6 +256,11 @@ def test_reformer_has_the_gradients_of_finite_differences():
             torch.testing.assert_close((more - less) / (2 * STEP), gradient[at], rtol=1e-5, atol=1e-8)
 
 
+def test_pages_are_not_read_by_hand():
+    with pytest.raises(NotImplementedError, match="GPTJForCausalLM computes its attention by hand and does not read"):
+        wrapped().get_base_model().generate_batch([[5, 6, 7]])
+
+
 @pytest.mark.parametrize("follows", ["nothing", "a sum that is no product", "a softmax over other scores"])
 def test_what_cannot_be_followed_is_refused(follows):
     """Better than a prefix that takes its share of the weights and gives no values, or is not there at all."""

@@ -94,8 +94,14 @@ def _suited(model: Any, config: Any) -> Any:
     """``config`` as prefixes need it: equal tokens behind different prefixes have different keys, so none are shared.
 
     Raises:
-        NotImplementedError: an attention function to which no prefix can be given, or steps prepared in advance.
+        NotImplementedError: attention that does not read pages, or to which no prefix can be given; steps prepared
+            in advance.
     """
+    if any(layer.site.by_hand for layer in prefix_layers(model)):
+        raise NotImplementedError(
+            f"{type(model).__name__} computes its attention by hand and does not read the pages of continuous "
+            "batching, with a prefix or without; use generate()."
+        )
     implementation = model.config._attn_implementation
     if implementation.removeprefix("paged|") not in ("eager", "sdpa"):
         raise NotImplementedError(
