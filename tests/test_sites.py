@@ -84,6 +84,11 @@ def test_watching_changes_nothing():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+def test_models_may_be_watched_where_there_are_no_gradients():
+    with torch.inference_mode():
+        assert len(anatomy_of(tiny.build("llama")).sites) == 3
+
+
 def test_models_without_such_attention_are_refused_by_name():
     sizes = {"vocab_size": 53, "hidden_size": 12, "num_hidden_layers": 1}
     mamba = tr.MambaForCausalLM(tr.MambaConfig(state_size=4, **sizes))

@@ -131,8 +131,9 @@ class _Observer:
     def leave_out_what_has_no_effect(self, outputs: Sequence[Tensor]) -> None:
         """Attention from which no gradient can come back, as in a network that only cuts the text into pieces."""
         leaves = leaves_of(list(outputs))
-        for name, stand_in in self.stand_ins.items():
-            if id(stand_in) not in leaves:
+        without = [name for name, stand_in in self.stand_ins.items() if id(stand_in) not in leaves]
+        if len(without) < len(self.stand_ins):  # else the model runs without gradients, and nothing can be told
+            for name in without:
                 del self.sites[name]
 
     def leave_out_what_is_beside_the_door(self) -> None:
