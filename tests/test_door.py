@@ -10,6 +10,7 @@ import reference
 import tiny
 import torch
 import transformers as tr
+from accelerate.hooks import ModelHook, add_hook_to_module
 from transformers.models.led.modeling_led import LEDEncoderSelfAttention
 
 import prefix_peft
@@ -96,6 +97,19 @@ def test_a_forward_that_someone_else_had_put_there():
     assert torch.equal(module(*given), before)
     close_door(module)
     assert module.forward is theirs
+
+
+def test_a_door_under_a_hook_of_accelerate_is_not_opened_twice():
+    model = wrapped()
+    expected = logits(model)
+    attention = model.get_base_model().transformer.h[0].attn
+    add_hook_to_module(attention, ModelHook())
+    assert torch.equal(logits(model), expected)
+    base = model.unload()
+    bare = logits(base)
+    torch.testing.assert_close(bare, logits(build("gptj")))
+    again = tiny.fill(prefix_peft.wrap(base, P)).eval()
+    torch.testing.assert_close(logits(again), expected)
 
 
 def test_unload_leaves_the_model_as_it_was():

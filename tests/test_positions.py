@@ -1,9 +1,11 @@
 """Positions of left-padded rows, for models whose forward pass does not name them."""
 
+import peft
 import pytest
 import tiny
 import torch
 import transformers as tr
+from accelerate.hooks import ModelHook, add_hook_to_module
 
 import prefix_peft
 from prefix_peft.watching import anatomy_of
@@ -64,3 +66,20 @@ def test_without_a_prefix_nothing_is_told(model):
         assert torch.equal(model(**padded()).logits, expected)
     base = model.unload()
     assert torch.equal(base(**padded()).logits, expected) and not base._forward_pre_hooks
+
+
+@torch.no_grad()
+def test_a_hook_of_accelerate_neither_hides_nor_doubles_a_shift():
+    config = prefix_peft.PrefixConfig(num_virtual_tokens=3, position_mode="shift", task_type="CAUSAL_LM")
+    model = tiny.fill(peft.get_peft_model(tiny.build("gpt2"), config)).eval()
+    ids = tiny.tokens(1, LONG)
+    expected = model(ids).logits
+    add_hook_to_module(model.get_base_model().transformer.wpe, ModelHook())
+    torch.testing.assert_close(model(ids).logits, expected)
+    model.add_adapter("second", config)
+    model.set_adapter("default")
+    torch.testing.assert_close(model(ids).logits, expected)
+    base = model.unload()
+    torch.testing.assert_close(base(ids).logits, tiny.build("gpt2")(ids).logits)
+    again = tiny.fill(peft.get_peft_model(base, config)).eval()
+    torch.testing.assert_close(again(ids).logits, expected)

@@ -7,13 +7,13 @@ inputs, masks, cache, ``generate``, nor the module tree above attention.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial, wraps
 from threading import Lock
-from typing import Any
+from typing import Any, TypeGuard
 
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
@@ -77,11 +77,11 @@ def install() -> None:
     if hasattr(original, "prefix_peft"):
         return
 
-    @functools.wraps(original)
+    @wraps(original)
     def get_interface(self: AttentionInterface, attn_implementation: str, default: Callable) -> Callable:
         attend = original(self, attn_implementation, default)
         name = "eager" if attend is default else attn_implementation
-        return functools.partial(_at_the_door, attend, name)
+        return partial(_at_the_door, attend, name)
 
     get_interface.prefix_peft = True  # pyright: ignore[reportAttributeAccessIssue]
     AttentionInterface.get_interface = get_interface
@@ -121,3 +121,21 @@ def remove_forward_pre_hook(model: nn.Module, function: Callable[..., Any]) -> N
     for handle, hook in list(model._forward_pre_hooks.items()):
         if hook is function:
             del model._forward_pre_hooks[handle], model._forward_pre_hooks_with_kwargs[handle]
+
+
+def wrap_forward(module: nn.Module, function: Callable[..., Any], *given: Any) -> None:
+    """Let ``function(module, forward, *given, ...)`` stand for the ``forward`` of one module."""
+    module.forward = partial(function, module, module.forward, *given)
+
+
+def unwrap_forward(module: nn.Module, function: Callable[..., Any]) -> None:
+    """Undo `wrap_forward`. Under a hook of Accelerate's, which keeps what it found, nothing is undone."""
+    if is_wrapper(vars(module).get("forward"), function):
+        forward = vars(module).pop("forward").args[1]
+        if getattr(forward, "__self__", None) is not module:
+            module.forward = forward  # someone else's, who had put it there before
+
+
+def is_wrapper(forward: Any, function: Callable[..., Any]) -> TypeGuard[partial]:
+    """Whether `wrap_forward` made this one of ``function``."""
+    return isinstance(forward, partial) and forward.func is function

@@ -209,6 +209,7 @@ def _detach(model: nn.Module, adapter_name: str) -> None:
 
 
 def _take_off(layer: PrefixLayer) -> None:
+    layer.config.clear()  # whoever still knows the layer must find nothing in it
     close_door(layer.get_base_layer())
     del layer.get_base_layer()._modules[CHILD]
 

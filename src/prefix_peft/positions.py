@@ -7,15 +7,22 @@ ones sit in an embedding table, and the shift is made there: however a model cou
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .hook import CHILD, add_forward_pre_hook, current_call, remove_forward_pre_hook
+from .hook import (
+    CHILD,
+    add_forward_pre_hook,
+    current_call,
+    is_wrapper,
+    remove_forward_pre_hook,
+    unwrap_forward,
+    wrap_forward,
+)
 from .layer import PrefixLayer, prefix_layers
 from .lookups import LookUp, Shift
 from .watching import anatomy_of
@@ -32,14 +39,22 @@ def place(model: PreTrainedModel) -> None:
             module = model.get_submodule(look_up.module)
             if isinstance(module._modules.get(CHILD), PrefixLayer):
                 continue  # an attention module that looks positions up by itself: its own door sees to it
-            vars(module).pop("forward", None)
-            if shifting:
-                module.forward = partial(_forward, module, shifting[0], look_up)
+            unwrap_forward(module, _forward)
+            if shifting and not _is_under_a_hook(module, shifting[0]):
+                wrap_forward(module, _forward, shifting[0], look_up)
 
 
-def _forward(module: nn.Module, layer: PrefixLayer, look_up: LookUp, *args: Any, **kwargs: Any) -> Any:
+def _is_under_a_hook(module: nn.Module, layer: PrefixLayer) -> bool:
+    """Whether Accelerate has put a hook over what would do the same."""
+    forward = vars(module).get("_old_forward")
+    return is_wrapper(forward, _forward) and forward.args[2] is layer
+
+
+def _forward(
+    module: nn.Module, forward: Callable, layer: PrefixLayer, look_up: LookUp, *args: Any, **kwargs: Any
+) -> Any:
     with shifted(module, layer, look_up, (*args, *kwargs.values())):
-        return type(module).forward(module, *args, **kwargs)
+        return forward(*args, **kwargs)
 
 
 def shifted(

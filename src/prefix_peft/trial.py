@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import get_ident
 from typing import Any, cast
 
 import torch
@@ -75,14 +76,17 @@ def without_other_adapters(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def running(model: nn.Module) -> Iterator[list[nn.Module]]:
-    """The modules of ``model`` that are running, the innermost last."""
+    """The modules of ``model`` that are running in this thread, the innermost last."""
     stack: list[nn.Module] = []
+    thread = get_ident()
 
     def enter(module: nn.Module, args: object) -> None:
-        stack.append(module)
+        if get_ident() == thread:
+            stack.append(module)
 
     def leave(module: nn.Module, args: object, result: object) -> None:
-        stack.pop()
+        if get_ident() == thread:
+            stack.pop()
 
     handles = []
     for module in model.modules():

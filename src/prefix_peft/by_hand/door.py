@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from ..hook import CHILD, current_call
+from ..hook import CHILD, current_call, is_wrapper, unwrap_forward, wrap_forward
 from ..layer import PrefixLayer
 from ..positions import shifted
 from . import longformer
@@ -18,18 +18,15 @@ from .modes import Serve, Watch
 
 def open_door(module: nn.Module) -> None:
     """Let the prefix that hangs on ``module`` take part in what it computes. Harmless to repeat."""
+    longformer.make_readable(module)
     if not is_open(module):
-        longformer.make_readable(module)
-        module.forward = partial(_through, module, module.forward)
+        wrap_forward(module, _through)
 
 
 def close_door(module: nn.Module) -> None:
-    """Undo `open_door`."""
-    if is_open(module):
-        longformer.undo(module)
-        forward = vars(module).pop("forward").args[1]
-        if getattr(forward, "__self__", None) is not module:
-            module.forward = forward  # someone else's, who had put it there before
+    """Undo `open_door`. A door that cannot be closed lets all pass through once there is no prefix."""
+    longformer.undo(module)
+    unwrap_forward(module, _through)
 
 
 @contextmanager
@@ -46,9 +43,8 @@ def opened(modules: Sequence[nn.Module]) -> Iterator[None]:
 
 
 def is_open(module: nn.Module) -> bool:
-    """Whether `open_door` was here."""
-    forward = vars(module).get("forward")
-    return isinstance(forward, partial) and forward.func is _through
+    """Whether `open_door` was here, and no other came after it but Accelerate's hooks, which keep what they found."""
+    return any(is_wrapper(vars(module).get(name), _through) for name in ("forward", "_old_forward"))
 
 
 def _through(module: nn.Module, forward: Callable, *args: Any, **kwargs: Any) -> Any:

@@ -44,9 +44,9 @@ READERS |= {"banded_scores": _read_scores, "banded_values": _read_values}
 
 
 def make_readable(module: nn.Module) -> None:
-    """Let the two methods of ``module``, if it has them, be seen by a mode as products."""
+    """Let the two methods of ``module``, if it has them, be seen by a mode as products. Harmless to repeat."""
     for name, function in ((SCORES, banded_scores), (VALUES, banded_values)):
-        if hasattr(type(module), name):
+        if hasattr(type(module), name) and name not in vars(module):
             vars(module)[name] = partial(function, getattr(module, name))
 
 
