@@ -158,9 +158,7 @@ class Serve(AttentionByHand):
         super().__init__()
         self.module, self.site, self.give = module, site, give
         self.prefix: Prefix | None = None
-        self.uses: list[
-            list[bool]
-        ] = []  # of each softmax, or attention in one call: not empty if values met its weights
+        self.uses: list[list[bool]] = []  # one for each attention, filled when its weights have met the values
 
     def __exit__(self, kind: type[BaseException] | None, *error: Any) -> None:
         super().__exit__(kind, *error)
