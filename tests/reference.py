@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,45 +14,30 @@ def attention(
     key: Tensor,
     value: Tensor,
     allowed: Tensor,
-    p_key: Tensor,
-    p_value: Tensor,
+    p_key: Sequence[Tensor],
+    p_value: Sequence[Tensor],
     gate: Tensor | None = None,
     bias: Tensor | None = None,
 ) -> Tensor:
-    """softmax([P_K; K] q) [P_V; V], one query at a time. Returns (B, T, H, D_v).
+    """softmax([P_K; K] q) [P_V; V], one query at a time, in float64 and differentiable. Returns (B, T, H, D_v).
 
     query (B, H, T, D), key and value (B, G, S, D), allowed (B, T, S) boolean, p_key and p_value one list entry a row of
     (G, P, D), gate (G,), bias (H, T, S) added to the scores of the sequence.
     """
     batch, heads, queries, dim = query.shape
     groups = heads // key.shape[1]
-    out = torch.zeros(batch, queries, heads, value.shape[-1], dtype=torch.float64)
+    rows = []
     for b in range(batch):
-        for h in range(heads):
-            g = h // groups
-            for t in range(queries):
-                terms = [
-                    (
-                        weight(query[b, h, t], key[b, g, s], dim, 0.0 if bias is None else bias[h, t, s]),
-                        value[b, g, s],
-                        1.0,
-                    )
-                    for s in range(key.shape[2])
-                    if allowed[b, t, s]
-                ]
-                opened = 1.0 if gate is None else float(gate[g])
-                terms += [
-                    (weight(query[b, h, t], p_key[b][g, p], dim, 0.0), p_value[b][g, p], opened)
-                    for p in range(p_key[b].shape[1])
-                ]
-                mass = sum(abs(share) * z for z, _, share in terms)
-                out[b, t, h] = sum(share * z * v.double() for z, v, share in terms) / mass
-    return out
-
-
-def weight(query: Tensor, key: Tensor, dim: int, bias: Tensor | float) -> float:
-    """exp(q . k / sqrt(D) + bias)"""
-    return math.exp(float(query.double() @ key.double()) / math.sqrt(dim) + float(bias))
+        for t in range(queries):
+            for h in range(heads):
+                g, seen = h // groups, allowed[b, t].nonzero()[:, 0]
+                asked, opened = query[b, h, t].double(), 1.0 if gate is None else gate[g].double()
+                added = 0.0 if bias is None else bias[h, t, seen].double()
+                z = torch.exp(key[b, g, seen].double() @ asked / math.sqrt(dim) + added)
+                z_prefix = torch.exp(p_key[b][g].double() @ asked / math.sqrt(dim))
+                mass = z.sum() + abs(opened) * z_prefix.sum()
+                rows.append((z @ value[b, g, seen].double() + opened * z_prefix @ p_value[b][g].double()) / mass)
+    return torch.stack(rows).view(batch, queries, heads, -1)
 
 
 def greedy(model: torch.nn.Module, ids: Tensor, steps: int, **kwargs: object) -> Tensor:

@@ -3,20 +3,20 @@
 Axis letters mean one thing everywhere: B batch, H query heads, G key/value heads, P prefix, T queries, S keys of the
 sequence, D head dim. The prefix comes in after rotary embedding and after the cache, so it has no position and is never
 cached: h_i = P_theta[i, :] for i in P_idx (Li & Liang 2021, eq. 3), read at one attention layer.
+
+Here are its terms; its two forms are in `joined` and `merged`, and the choice between them in `attend`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 Attend = Callable[..., tuple[Tensor, Tensor | None]]  # an attention function of transformers: eager, sdpa, flex
-SERVED = ("eager", "sdpa", "flex_attention")
 
 
 class Prefix(NamedTuple):
@@ -26,6 +26,28 @@ class Prefix(NamedTuple):
     value: Tensor  # (B, G, P, D_v)
     gate: Tensor | None = None  # (B, G, P): the share of each virtual token's mass that counts, None for all of it
     visible: Tensor | None = None  # (B, T or 1, P): False where a query does not see it, None for all True
+
+
+class PrefixRows(NamedTuple):
+    """Prefixes of one site, and which of them each row of the batch has."""
+
+    prefixes: Sequence[Prefix]  # each with B = 1, of their own lengths
+    choice: Sequence[int]  # one a row; -1 for none
+
+    def dense(self) -> Prefix:
+        """Each row's own, padded to the longest and hidden beyond its length."""
+        parts = self.prefixes
+        longest = max(part.key.shape[2] for part in parts)
+        nothing = Prefix(torch.zeros_like(parts[0].key[:, :, :1]), torch.zeros_like(parts[0].value[:, :, :1]))
+        padded = [*parts, nothing]
+        key, value = (torch.cat([_pad(getattr(part, side), longest) for part in padded]) for side in ("key", "value"))
+        gate = None
+        if any(part.gate is not None for part in parts):
+            gate = torch.cat([_pad(gate_of(part).unsqueeze(-1), longest) for part in padded]).squeeze(-1)
+        lengths = torch.tensor([*(part.key.shape[2] for part in parts), 0], device=key.device)
+        index = torch.tensor(self.choice, device=key.device)
+        visible = torch.arange(longest, device=key.device) < lengths[index, None]
+        return Prefix(key[index], value[index], None if gate is None else gate[index], visible[:, None])
 
 
 class AttentionCall(NamedTuple):
@@ -44,108 +66,18 @@ class AttentionCall(NamedTuple):
         """(B, T, H, D_v), and the attention weights where the function gives them."""
         return self.attend(self.module, self.query, self.key, self.value, self.mask, **self.options)
 
-
-def attend_with_prefix(call: AttentionCall, prefix: Prefix) -> tuple[Tensor, Tensor | None]:
-    """Attention over the prefix and over the sequence, as one softmax; returns what ``call.run()`` returns.
-
-    It is the model's own function that attends, so its sinks, softcap and dropout hold for the prefix too.
-
-    Raises:
-        NotImplementedError: an attention function to which no prefix can be given yet.
-    """
-    if call.implementation.removeprefix("paged|") not in SERVED:
-        raise NotImplementedError(
-            f"{type(call.module).__name__} runs attn_implementation={call.implementation!r}, to which no prefix can be "
-            f"given yet; load the model with attn_implementation= one of {list(SERVED)}."
-        )
-    return joined(call, prefix) if prefix.gate is None else gated(call, prefix)
+    def is_causal(self) -> bool:
+        """What sdpa means by no mask: everything, or causal from the top left (query t sees keys 0..t)."""
+        causal = self.options.get("is_causal")
+        causal = getattr(self.module, "is_causal", True) if causal is None else causal
+        return self.mask is None and self.query.shape[2] > 1 and bool(causal)
 
 
-def joined(call: AttentionCall, prefix: Prefix) -> tuple[Tensor, Tensor | None]:
-    """K <- [P_K; K], V <- [P_V; V], and a mask that shows the prefix to every query."""
-    batch, _, queries, _ = call.query.shape
-    mask, options = call.mask, call.options
-    if mask is None and call.implementation == "sdpa":
-        mask = _implied_mask(call, prefix.visible is not None)
-    elif mask is None and prefix.visible is not None:
-        mask = call.query.new_zeros(batch, 1, queries, call.key.shape[2])
-    if options.get("position_bias") is not None:
-        options = options | {"position_bias": F.pad(options["position_bias"], (prefix.key.shape[2], 0))}
-    p_key, p_value = (p.to(call.key.dtype).expand(batch, -1, -1, -1) for p in (prefix.key, prefix.value))
-    return call._replace(
-        key=torch.cat([p_key, call.key], dim=2),
-        value=torch.cat([p_value, call.value], dim=2),
-        mask=_widen(mask, prefix, batch, queries, call.key.shape[2]),
-        options=options,
-    ).run()
+def gate_of(part: Prefix) -> Tensor:
+    """The gate (1, G, P), wide open where there is none."""
+    return part.key.new_ones(part.key.shape[:3]) if part.gate is None else part.gate
 
 
-def gated(call: AttentionCall, prefix: Prefix) -> tuple[Tensor, Tensor | None]:
-    """Attention in which virtual token j counts with weight g_j: exactly the model's own at g = 0, `joined` at g = 1.
-
-    With Z, N the softmax's denominator and numerator over the sequence, and z_j = exp(q . k_j) over the prefix,
-
-        out = (N + sum_j g_j z_j v_j) / (Z + sum_j |g_j| z_j).
-
-    The sign of g_j is that of its value, so no gate is ever stuck at 0. Two calls of the model's own function give it
-    all: one over the sequence (N / Z), one over [P; sequence] whose value columns hold g_j v_j, |g_j| and 1 at the
-    prefix and 0 at the sequence; what comes back is u = sum g z v, m = sum |g| z and l = sum z, each over Z + sum z.
-    """
-    assert prefix.gate is not None
-    base, weights = call.run()
-    gate = prefix.gate.unsqueeze(-1)
-    columns = torch.cat([gate * prefix.value, gate.abs(), torch.ones_like(gate)], dim=-1)
-    nothing = call.value.new_zeros(*call.value.shape[:3], columns.shape[-1])
-    mixed, _ = joined(call._replace(value=nothing), prefix._replace(value=columns))
-    own = base.float()
-    u, m, ell = mixed.float().split([call.value.shape[-1], 1, 1], dim=-1)
-    rest = (1 - ell + m).clamp_min(torch.finfo(own.dtype).eps)  # 0 only for queries that see nothing but a shut prefix
-    return (own + (u - m * own) / rest).to(base.dtype), weights
-
-
-def _implied_mask(call: AttentionCall, needed: bool) -> Tensor | None:
-    """The mask that sdpa means by None: everything, or causal from the top left (query t sees keys 0..t).
-
-    The latter has to be written out before keys are put to the left, or sdpa would count the prefix as the first of the
-    text; the former only where one is ``needed`` to hide a part of the prefix.
-    """
-    causal = call.options.get("is_causal")
-    causal = getattr(call.module, "is_causal", True) if causal is None else causal
-    queries, keys = call.query.shape[2], call.key.shape[2]
-    everything = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=call.query.device)
-    if queries == 1 or not causal:
-        return everything if needed else None
-    return everything.tril()
-
-
-def _widen(mask: Any, prefix: Prefix, batch: int, queries: int, keys: int) -> Any:
-    """``mask`` over S keys (None, boolean, additive or a BlockMask) as a mask over P + S keys, for all B rows."""
-    length, visible = prefix.key.shape[2], prefix.visible
-    if isinstance(mask, BlockMask):
-        return _widen_block_mask(mask, length, visible, batch, queries, keys)
-    if mask is None:
-        return None
-    mask = mask[..., :keys].expand(-1, -1, -1, keys)
-    shown = torch.ones_like(mask[..., :1]) if mask.dtype == torch.bool else torch.zeros_like(mask[..., :1])
-    shown = shown.expand(-1, -1, -1, length)
-    if visible is not None:
-        mask, shown = (part.expand(batch, -1, -1, -1) for part in (mask, shown))
-        hidden = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
-        shown = shown.masked_fill(~visible[:, None], hidden)
-    return torch.cat([shown, mask], dim=-1)
-
-
-def _widen_block_mask(
-    mask: BlockMask, length: int, visible: Tensor | None, batch: int, queries: int, keys: int
-) -> BlockMask:
-    """The same for flex attention: keys 0..P-1 are the prefix, the others ask the model's own mask."""
-    inner = mask.mask_mod
-
-    def mask_mod(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
-        ours = k < length
-        if visible is not None:
-            ours = ours & visible[b, 0, k.clamp(max=length - 1)]
-        return ours | ((k >= length) & inner(b, h, q, (k - length).clamp(min=0)))
-
-    rows = mask.shape[0] if visible is None else batch
-    return create_block_mask(mask_mod, rows, None, queries, length + keys, device=mask.kv_num_blocks.device)
+def _pad(tensor: Tensor, length: int) -> Tensor:
+    """(1, G, P, D) with zeros up to P = length."""
+    return F.pad(tensor, (0, 0, 0, length - tensor.shape[2]))

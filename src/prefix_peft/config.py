@@ -11,6 +11,7 @@ from typing import Any
 from peft import PeftConfig
 from peft.utils import CONFIG_NAME
 
+from .attend import FORMS
 from .card import explain_loading
 from .whole import write_text
 
@@ -20,7 +21,10 @@ ROLES = ("encoder", "decoder", "cross")
 POSITION_MODES = ("keep", "shift")
 DTYPES = ("float32", "bfloat16", "float16")
 # What describes how a prefix is trained, not what it is: a release holds P alone, so these return to their defaults.
-TRAINING_FIELDS = ("prefix_projection", "encoder_hidden_size", "prefix_dropout", "init_text", "tokenizer_name_or_path")
+TRAINING_FIELDS = (
+    "prefix_projection", "encoder_hidden_size", "prefix_dropout", "init_text", "tokenizer_name_or_path",
+    "attention_form",
+)  # fmt: skip
 
 
 class _PeftTypeName(str):
@@ -115,6 +119,12 @@ class PrefixConfig(PeftConfig):
     release_dtype: str = field(
         default="float32", metadata={"help": "In which precision a release is written: float32, bfloat16 or float16."}
     )
+    attention_form: str = field(
+        default="auto",
+        metadata={
+            "help": "'joined': keys beside the text's. 'merged': attended to apart, fast. 'auto': merged if possible."
+        },
+    )
     base_dropout: bool = field(
         default=False,
         metadata={"help": "Leave the frozen model's own dropout on while training; the paper's code has it off."},
@@ -141,6 +151,8 @@ class PrefixConfig(PeftConfig):
             raise ValueError(f"prefix_dropout must be at least 0 and below 1, got {self.prefix_dropout}.")
         if self.position_mode not in POSITION_MODES:
             raise ValueError(f"unknown position_mode {self.position_mode!r}; choose from {list(POSITION_MODES)}.")
+        if self.attention_form not in FORMS:
+            raise ValueError(f"unknown attention_form {self.attention_form!r}; choose from {list(FORMS)}.")
         if self.release_dtype not in DTYPES:
             raise ValueError(f"unknown release_dtype {self.release_dtype!r}; choose from {list(DTYPES)}.")
         if self.position_mode == "shift" and self.num_virtual_tokens_pattern:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from .sites import Site
 
@@ -58,11 +59,23 @@ class MLPEncoder(nn.Module):
         self.head = nn.Linear(trunk.linear.out_features, self.heads * sum(self.dims), dtype=torch.float32)
         self.p_gate = nn.Parameter(torch.zeros(self.heads, dtype=torch.float32)) if gate else None
         self.trunk = trunk if owns_trunk else None
+        self._kept: _Kept | None = None
         self._shared = (trunk,)  # a tuple, so that only the owner registers it
 
     def forward(self) -> tuple[Tensor, Tensor]:
-        """P_K (G, P, D_k) and P_V (G, P, D_v)."""
+        """P_K (G, P, D_k) and P_V (G, P, D_v); computed once, and again when a parameter has changed, in eval mode."""
+        if self.training or (torch.is_grad_enabled() and self.head.weight.requires_grad) or is_compiling():
+            self._kept = None
+            return self._compute()
+        if self._kept is None or not self._kept.holds(self._parameters_of_p()):
+            self._kept = _Kept(self._parameters_of_p(), self._compute())
+        return self._kept.result
+
+    def _compute(self) -> tuple[Tensor, Tensor]:
         return self.split(self.head(self.shared_trunk().to(self.head.weight.device)))
+
+    def _parameters_of_p(self) -> list[Tensor]:
+        return [*self.shared_trunk.parameters(), *self.head.parameters()]
 
     def split(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """The head's output (P or more, G x (D_k + D_v)) as P_K (G, P, D_k) and P_V (G, P, D_v)."""
@@ -78,6 +91,22 @@ class MLPEncoder(nn.Module):
     @property
     def shared_trunk(self) -> Trunk:
         return self._shared[0]
+
+
+class _Kept:
+    """A result, and the state of the parameters from which it came."""
+
+    def __init__(self, parameters: list[Tensor], result: tuple[Tensor, Tensor]) -> None:
+        self.result = result
+        self.state, self.last = _state(parameters), parameters[-1].detach().clone()
+
+    def holds(self, parameters: list[Tensor]) -> bool:
+        """Whether they are what they were. Who writes through ``.data`` leaves no mark, but moves the last bias too."""
+        return self.state == _state(parameters) and torch.equal(self.last, parameters[-1])
+
+
+def _state(parameters: list[Tensor]) -> list[tuple[int, int]]:
+    return [(parameter.data_ptr(), 0 if parameter.is_inference() else parameter._version) for parameter in parameters]
 
 
 Encoder = FlatEncoder | MLPEncoder

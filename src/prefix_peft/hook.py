@@ -18,7 +18,8 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
-from .attention import Attend, AttentionCall, attend_with_prefix
+from .attend import attend_with_prefix
+from .attention import Attend, AttentionCall
 from .paged import read_pages
 
 CHILD = "prefix_kv"  # the name under which a PrefixLayer hangs on its attention module
@@ -103,11 +104,13 @@ def _at_the_door(
     if call is not None and call.watcher is not None:
         instead = call.watcher(module, query, key, value)
         return attention.run() if instead is None else (instead, None)
-    layer = module._modules.get(CHILD)
+    layer: Any = module._modules.get(CHILD)
     if layer is None or layer.disable_adapters:
         return attention.run()
     prefix = layer(query.shape[0]) if call is None else layer(query.shape[0], call.rows, call.lengths)
-    return attention.run() if prefix is None else attend_with_prefix(read_pages(attention), prefix)
+    if prefix is None:
+        return attention.run()
+    return attend_with_prefix(read_pages(attention), prefix, layer.attention_form())
 
 
 def add_forward_pre_hook(model: nn.Module, function: Callable[..., Any]) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from .attention import Prefix
+from .attention import Prefix, PrefixRows, gate_of
 from .config import PrefixConfig
 from .encoders import Encoder
 from .sites import Site
@@ -51,7 +51,7 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
 
     def forward(
         self, batch_size: int, rows: Sequence[str | None] | None = None, lengths: Sequence[int] | None = None
-    ) -> Prefix | None:
+    ) -> Prefix | PrefixRows | None:
         """The prefix of this call: the active adapters' one after the other, or that of each row; None for none.
 
         Args:
@@ -74,7 +74,7 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         value = torch.cat([part.value for part in parts], dim=2) if len(parts) > 1 else parts[0].value
         if all(part.gate is None for part in parts):
             return Prefix(key, value)
-        return Prefix(key, value, torch.cat([_gate(part) for part in parts], dim=2))
+        return Prefix(key, value, torch.cat([gate_of(part) for part in parts], dim=2))
 
     def _one(self, name: str) -> Prefix:
         encoder = self.encoder(name)
@@ -85,27 +85,14 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         gate = None if encoder.p_gate is None else encoder.p_gate[None, :, None].expand(-1, -1, p_key.shape[1])
         return Prefix(p_key[None], p_value[None], gate)
 
-    def _per_row(self, batch_size: int, rows: Sequence[str | None]) -> Prefix | None:
-        """Each row's own prefix, padded to the longest and hidden beyond its length."""
+    def _per_row(self, batch_size: int, rows: Sequence[str | None]) -> PrefixRows | None:
         if batch_size % len(rows):
             raise ValueError(f"adapter_names has {len(rows)} names for a batch of {batch_size} rows.")
         names = sorted({name for name in rows if name and name in self.prefix_kv_encoder})
         if not names:
             return None
-        parts = [self._one(name) for name in names]
-        longest = max(part.key.shape[2] for part in parts)
-        nothing = Prefix(torch.zeros_like(parts[0].key[:, :, :1]), torch.zeros_like(parts[0].value[:, :, :1]))
-        key, value = (
-            torch.cat([_pad(getattr(part, field), longest) for part in (*parts, nothing)]) for field in ("key", "value")
-        )
-        gate = None
-        if any(part.gate is not None for part in parts):
-            gate = torch.cat([_pad(_gate(part).unsqueeze(-1), longest) for part in (*parts, nothing)]).squeeze(-1)
-        lengths = torch.tensor([*(part.key.shape[2] for part in parts), 0], device=key.device)
-        order = [names.index(name) if name in names else len(names) for name in rows]
-        index = torch.tensor(order, device=key.device).repeat_interleave(batch_size // len(rows))
-        visible = torch.arange(longest, device=key.device) < lengths[index, None]
-        return Prefix(key[index], value[index], None if gate is None else gate[index], visible[:, None])
+        choice = [names.index(name) if name in names else -1 for name in rows for _ in range(batch_size // len(rows))]
+        return PrefixRows([self._one(name) for name in names], choice)
 
     def _side_by_side(self, rows: Sequence[str | None], lengths: Sequence[int]) -> Prefix | None:
         """The prefixes of all rows, one after the other; each token sees that of its own row."""
@@ -116,10 +103,15 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
             return None
         key, value = (torch.cat([getattr(part, field) for part in parts.values()], 2) for field in ("key", "value"))
         gated = any(part.gate is not None for part in parts.values())
-        gate = torch.cat([_gate(part) for part in parts.values()], dim=2) if gated else None
+        gate = torch.cat([gate_of(part) for part in parts.values()], dim=2) if gated else None
         tokens = _repeated([names.index(name) for name in rows], lengths, key.device)
         columns = _repeated([names.index(name) for name in parts], [p.key.shape[2] for p in parts.values()], key.device)
         return Prefix(key, value, gate, (tokens[:, None] == columns)[None])
+
+    def attention_form(self) -> str:
+        """The form that the prefixes here ask for; 'joined', which is always possible, where they disagree."""
+        asked = {config.attention_form for config in self.config.values()} - {"auto"}
+        return "auto" if not asked else "joined" if len(asked) > 1 else asked.pop()
 
     def encoder(self, name: str) -> Encoder:
         """What holds this adapter's parameters at this site."""
@@ -172,13 +164,3 @@ def check_names(model: nn.Module, names: Sequence[str]) -> None:
 def _repeated(numbers: Sequence[int], times: Sequence[int], device: torch.device | None = None) -> Tensor:
     """Each number as often as its turn says."""
     return torch.tensor(numbers, device=device).repeat_interleave(torch.tensor(times, device=device))
-
-
-def _gate(part: Prefix) -> Tensor:
-    """The gate (1, G, P), wide open where there is none."""
-    return part.key.new_ones(part.key.shape[:3]) if part.gate is None else part.gate
-
-
-def _pad(tensor: Tensor, length: int) -> Tensor:
-    """(1, G, P, D) with zeros up to P = length."""
-    return F.pad(tensor, (0, 0, 0, length - tensor.shape[2]))

@@ -23,6 +23,7 @@ from .hook import CHILD, Call, calling, install
 from .initialize import start, starting_tokens
 from .layer import BASE, PrefixLayer, check_names, prefix_layers
 from .sites import Anatomy, Site
+from .tried import try_kernels
 from .watching import anatomy_of, remembered_anatomy
 
 
@@ -44,6 +45,7 @@ class PrefixModel(BaseTuner):
             _detach(model, adapter_name)
             raise
         install()
+        try_kernels(model.device.type, model.dtype)
         batching.install()
         frozen.keep_frozen(model)
         positions.place(model)

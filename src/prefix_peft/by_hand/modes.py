@@ -16,12 +16,13 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..arguments import in_order
-from ..attention import AttentionCall, Prefix, attend_with_prefix
+from ..attend import attend_with_prefix
+from ..attention import AttentionCall, Prefix, PrefixRows
 from ..sites import Site
 from .products import Product, batch_size, canonical, each_query, prefix_scores, prefix_values, read_product
 from .shares import Normaliser, Scores, Weights, carry, follow, share_of
 
-Give = Callable[[int], Prefix | None]  # the prefix for a batch of so many rows
+Give = Callable[[int], Prefix | PrefixRows | None]  # the prefix for a batch of so many rows
 
 
 class AttentionByHand(TorchFunctionMode):
@@ -169,7 +170,7 @@ class Serve(AttentionByHand):
             )
 
     def attend(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **options):
-        def attend(module, query, key, value, mask, is_causal=False):
+        def attend(module, query, key, value, mask, is_causal=False, **_):
             own = F.scaled_dot_product_attention(
                 query, key, value, mask, dropout_p, is_causal and mask is None, **options
             )
@@ -177,7 +178,8 @@ class Serve(AttentionByHand):
 
         if self.site.key_bias and attn_mask is not None:
             attn_mask = attn_mask - attn_mask.amax(-1, keepdim=True)
-        call = AttentionCall(attend, "sdpa", self.module, query, key, value, attn_mask, {"is_causal": is_causal})
+        known = {"is_causal": is_causal, "dropout": dropout_p, "scaling": options.get("scale")}
+        call = AttentionCall(attend, "sdpa", self.module, query, key, value, attn_mask, known)
         prefix = self.give(query.shape[0])
         self.uses.append([True])
         out, _ = call.run() if prefix is None else attend_with_prefix(call, prefix)
@@ -226,7 +228,8 @@ class Serve(AttentionByHand):
 
     def _prefix_beside(self, scores: Scores) -> Prefix | None:
         if self.prefix is None:
-            self.prefix = self.give(batch_size(scores.product, self.site.num_key_value_heads))
+            given = self.give(batch_size(scores.product, self.site.num_key_value_heads))
+            self.prefix = given.dense() if isinstance(given, PrefixRows) else given
         return self.prefix
 
     def _scores(self, prefix: Prefix, scores: Scores, final: Tensor) -> Tensor:

@@ -1,0 +1,59 @@
+"""Which form of the equation an attention takes: `joined`, right with everything, or `merged`, the fast one."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .attention import AttentionCall, Prefix, PrefixRows
+from .joined import gated, joined
+from .kernels import why_no_kernel
+from .merged import merged
+from .tried import try_kernels
+
+SERVED = ("eager", "sdpa", "flex_attention")
+FORMS = ("auto", "joined", "merged")
+
+
+def attend_with_prefix(
+    call: AttentionCall, prefix: Prefix | PrefixRows, form: str = "auto"
+) -> tuple[Tensor, Tensor | None]:
+    """Attention over the prefix and over the sequence, as one softmax; returns what ``call.run()`` returns.
+
+    Args:
+        call: the attention of the sequence alone.
+        prefix: of all rows, or of each.
+        form: 'joined', 'merged', or 'auto' for the faster one that is possible.
+
+    Raises:
+        NotImplementedError: an attention function to which no prefix can be given yet, or 'merged' where it cannot be.
+    """
+    if call.implementation.removeprefix("paged|") not in SERVED:
+        raise NotImplementedError(
+            f"{type(call.module).__name__} runs attn_implementation={call.implementation!r}, to which no prefix can be "
+            f"given yet; load the model with attn_implementation= one of {list(SERVED)}."
+        )
+    obstacle = "" if form == "joined" else why_not_merged(call, prefix)
+    if form == "merged" and obstacle:
+        raise NotImplementedError(
+            f"attention_form='merged' is not possible in {type(call.module).__name__}: {obstacle}. Leave it at 'auto'."
+        )
+    if form != "joined" and not obstacle:
+        return merged(call, prefix), None
+    whole = prefix.dense() if isinstance(prefix, PrefixRows) else prefix
+    return joined(call, whole) if whole.gate is None else gated(call, whole)
+
+
+def why_not_merged(call: AttentionCall, prefix: Prefix | PrefixRows) -> str:
+    """Why this attention has to be `joined`, in words; '' where it can be merged."""
+    if call.implementation != "sdpa":
+        return f"attn_implementation={call.implementation!r} keeps the log-sum-exp of its scores to itself"
+    prefixes = prefix.prefixes if isinstance(prefix, PrefixRows) else [prefix]
+    if any(part.gate is not None or part.visible is not None for part in prefixes):
+        return "the prefix has a gate, or is hidden from some queries"
+    if call.options.get("dropout") or call.options.get("position_bias") is not None:
+        return "the attention has dropout or a position bias"
+    if call.mask is not None and (not isinstance(call.mask, Tensor) or call.mask.requires_grad):
+        return "the mask is learned, or not a tensor"
+    if len(call.query) != len(call.key) or call.query.shape[1] % call.key.shape[1]:
+        return "queries and keys do not go together row by row and head by head"
+    return why_no_kernel(call.query, call.key, call.value) or try_kernels(call.query.device.type, call.query.dtype)
