@@ -7,6 +7,7 @@ LoRA's config.
 from .config import PrefixConfig as PrefixConfig
 from .initialize import initialize_kv_prefix_from_text as initialize_kv_prefix_from_text
 from .initialize import initialize_kv_prefix_from_tokens as initialize_kv_prefix_from_tokens
+from .inspecting import inspect as inspect
 from .model import PrefixModel as PrefixModel
 from .plugin import register
 from .wrap import wrap as wrap

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from .training.arguments import EvaluateArguments, GenerateArguments, TrainArguments
+from .training.arguments import EvaluateArguments, GenerateArguments, InspectArguments, TrainArguments
 from .whole import write_text
 
 USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help lists them)
@@ -17,6 +17,7 @@ USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help
   train      train a prefix for a frozen model
   evaluate   BLEU, chrF and loss of a trained prefix
   generate   what a model with a prefix writes
+  inspect    where in a model a prefix goes, how large it is, and how it attends
   demo       train and show a prefix on the embedded base model, offline, in a few minutes
 
   prefix-peft train    --model gpt2-medium --train-file pairs.jsonl --output-dir my-prefix
@@ -64,10 +65,25 @@ def generate_command(arguments: GenerateArguments) -> None:
     print("\n".join(text.replace("\n", " ") for text in texts))
 
 
+def inspect_command(arguments: InspectArguments) -> None:
+    """Print the sites as a table."""
+    from .inspecting import inspect
+    from .training.models import load_base, load_prefix
+    from .training.report import sites_table
+    from .wrap import wrap
+
+    if arguments.adapter is None:
+        model = wrap(load_base(arguments.model)[0])
+    else:
+        model, _ = load_prefix(arguments.model, arguments.adapter)
+    print(sites_table(inspect(model)))
+
+
 COMMANDS = {
     "train": (TrainArguments, train_command),
     "evaluate": (EvaluateArguments, evaluate_command),
     "generate": (GenerateArguments, generate_command),
+    "inspect": (InspectArguments, inspect_command),
 }
 
 

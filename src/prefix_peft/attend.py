@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.compiler import is_exporting
 
 from .attention import AttentionCall, Prefix, PrefixRows
 from .joined import gated, joined
@@ -32,19 +33,23 @@ def attend_with_prefix(
             f"{type(call.module).__name__} runs attn_implementation={call.implementation!r}, to which no prefix can be "
             f"given yet; load the model with attn_implementation= one of {list(SERVED)}."
         )
-    obstacle = "" if form == "joined" else why_not_merged(call, prefix)
+    obstacle = why_joined(call, prefix, form)
     if form == "merged" and obstacle:
         raise NotImplementedError(
             f"attention_form='merged' is not possible in {type(call.module).__name__}: {obstacle}. Leave it at 'auto'."
         )
-    if form != "joined" and not obstacle:
+    if not obstacle:
         return merged(call, prefix), None
     whole = prefix.dense() if isinstance(prefix, PrefixRows) else prefix
     return joined(call, whole) if whole.gate is None else gated(call, whole)
 
 
-def why_not_merged(call: AttentionCall, prefix: Prefix | PrefixRows) -> str:
-    """Why this attention has to be `joined`, in words; '' where it can be merged."""
+def why_joined(call: AttentionCall, prefix: Prefix | PrefixRows, form: str = "auto") -> str:
+    """Why this attention is `joined`, in words; '' where it is merged."""
+    if form == "joined":
+        return "attention_form='joined' was asked for"
+    if is_exporting():
+        return "an exported graph must not be bound to the kernels of one device"
     if call.implementation != "sdpa":
         return f"attn_implementation={call.implementation!r} keeps the log-sum-exp of its scores to itself"
     prefixes = prefix.prefixes if isinstance(prefix, PrefixRows) else [prefix]

@@ -18,7 +18,7 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
-from .attend import attend_with_prefix
+from .attend import attend_with_prefix, why_joined
 from .attention import Attend, AttentionCall
 from .paged import read_pages
 
@@ -35,6 +35,8 @@ class Call:
     lengths: Sequence[int] | None = None  # of the rows, where they lie side by side in one (continuous batching)
     # told of (module, query, key, value) instead of any prefix being used; what it returns stands in for the attention
     watcher: Watcher | None = None
+    # told of (module, why its prefix is joined to the text, '' where it is merged) besides
+    witness: Callable[[nn.Module, str], None] | None = None
 
 
 _CALL: ContextVar[Call | None] = ContextVar("prefix_peft_call", default=None)
@@ -110,7 +112,10 @@ def _at_the_door(
     prefix = layer(query.shape[0]) if call is None else layer(query.shape[0], call.rows, call.lengths)
     if prefix is None:
         return attention.run()
-    return attend_with_prefix(read_pages(attention), prefix, layer.attention_form())
+    form = layer.attention_form()
+    if call is not None and call.witness is not None:
+        call.witness(module, why_joined(attention, prefix, form))
+    return attend_with_prefix(read_pages(attention), prefix, form)
 
 
 def add_forward_pre_hook(model: nn.Module, function: Callable[..., Any]) -> None:

@@ -40,7 +40,7 @@ class Part(NamedTuple):
 
 
 def merged(call: AttentionCall, prefix: Prefix | PrefixRows) -> Tensor:
-    """Attention (B, T, H, D) over the sequence and each row's prefix, where `attend.why_not_merged` finds no reason."""
+    """Attention (B, T, H, D) over the sequence and each row's prefix, unless `attend.why_joined` has a reason."""
     query, key, value = call.query, call.key, call.value
     over = Over(_additive(call.mask, query, key.shape[2]), call.is_causal(), call.options.get("scaling"))
     if over.causal and key.shape[2] > query.shape[2]:  # an empty static cache is longer than what it holds

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..inspecting import SiteReport
+
 
 def scores_table(scores: Mapping[str, Mapping[str, float]]) -> str:
     """Systems as rows, metrics as columns, in Markdown, which a terminal shows as well as a README does."""
@@ -19,6 +21,24 @@ def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [" | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (head, *rows)]
     lines.insert(1, "-|-".join("-" * width for width in widths))
     return "\n".join(f"| {line} |" if i != 1 else f"|-{line}-|" for i, line in enumerate(lines))
+
+
+def sites_table(reports: Sequence[SiteReport]) -> str:
+    """The sites of a wrapped model as rows: what each carries and how it attends, and what all weigh together."""
+    names = list(dict.fromkeys(name for report in reports for name in report.lengths))
+    rows = [
+        [
+            site.name, site.role, str(site.num_key_value_heads), str(site.key_dim), str(site.value_dim),
+            *(str(report.lengths.get(name, 0)) for name in names),
+            f"{report.form} ({report.reason})" if report.reason else report.form,
+        ]
+        for report, site in ((report, report.site) for report in reports)
+    ]  # fmt: skip
+    heads = [f"P of {name}" for name in names]
+    table = markdown_table(["site", "role", "key/value heads", "key dim", "value dim", *heads, "attention"], rows)
+    sizes = [sum(report.parameters(name) for report in reports if name in report.lengths) for name in names]
+    totals = [f"{name}: {size:,} numbers, {4 * size / 2**20:.2f} MiB" for name, size in zip(names, sizes, strict=True)]
+    return "\n".join([table, "", *totals])
 
 
 def plot_learning_curve(log: Sequence[Mapping[str, float]], path: Path) -> Path | None:
