@@ -27,6 +27,10 @@ class Prefix(NamedTuple):
     gate: Tensor | None = None  # (B, G, P): the share of each virtual token's mass that counts, None for all of it
     visible: Tensor | None = None  # (B, T or 1, P): False where a query does not see it, None for all True
 
+    def at_turn(self, turn: int, turns: int) -> Prefix:
+        """With the values (B, G, P, D_v) of one of ``turns`` calls, where those of all lie side by side."""
+        return self._replace(value=self.value.chunk(turns, dim=-1)[turn])
+
 
 class AttentionCall(NamedTuple):
     """What an attention module hands to the attention function of transformers that it was told to use."""
