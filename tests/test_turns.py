@@ -78,6 +78,12 @@ def test_only_other_values_to_the_same_keys_are_a_turn(monkeypatch, second):
     assert shapes(tiny.build("llama")) == {(14, 28, 2) if is_a_turn else (14, 14, 1)}
 
 
+def test_a_module_that_runs_twice_has_no_more_turns(monkeypatch):
+    attend_twice(monkeypatch, SECOND["other values"][0])
+    attend_twice(monkeypatch, SECOND["the same"][0], anew=True)
+    assert shapes(tiny.build("llama")) == {(14, 28, 2)}
+
+
 @pytest.mark.parametrize("anew", [False, True])
 @torch.no_grad()
 def test_turns_are_those_of_one_interface(monkeypatch, anew):

@@ -100,7 +100,7 @@ class _Observer:
         self.encoder = set(model.get_encoder().modules()) if is_encoder_decoder(model) else set()
         self.sites: dict[str, Site] = {}
         self.keys: list[Tensor] = []
-        self.first: dict[str, tuple[Tensor, Tensor]] = {}  # of the calls through one interface: keys and values
+        self.first: dict[str, tuple[Tensor, Tensor]] = {}  # of each site's first call: keys and values
         self.stand_ins: dict[str, Tensor] = {}
 
     def see(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, turn: int) -> Tensor:
@@ -125,10 +125,8 @@ class _Observer:
         self.keys.append(key[0, 0, 0, :FINGERPRINT_KEYS].detach().float())
 
     def _note_turn(self, name: str, key: Tensor, value: Tensor, turn: int) -> None:
-        """Whether a site meets the keys of its first call once more, and other values than there."""
-        if turn == 0 or name not in self.first:
-            self.first[name] = key, value
-        site, (first_key, first_value) = self.sites[name], self.first[name]
+        """One more turn of a site, where it meets the keys of its first call again, and other values."""
+        site, (first_key, first_value) = self.sites[name], self.first.setdefault(name, (key, value))
         if turn == site.turns and torch.equal(key, first_key) and not torch.equal(value, first_value):
             width = site.value_dim + value.shape[-1]
             self.sites[name] = replace(site, value_dim=width, turns=turn + 1)
@@ -172,9 +170,7 @@ class _Observer:
         found: dict[str, list[LookUp]] = {}
         decoders = {site.role for site in self.sites.values()} != {"encoder"}
         by_hand = any(site.by_hand for site in self.sites.values())
-        rotary = positions.rotary if any(site.merged for site in self.sites.values()) else {}
-        rotary = {module: way for module, way in rotary.items() if module not in self.encoder}
-        for module, (function, table) in (positions.found | rotary).items():
+        for module, (function, table) in (positions.found | self._rotary_beside_an_encoder(positions)).items():
             of_positions = function in ("embedding", "index_select", *COMPUTED) or isinstance(module, nn.Embedding)
             if not (of_positions or table in module._buffers or by_hand):
                 continue  # experts and the like are looked up too, from parameters
@@ -184,6 +180,12 @@ class _Observer:
             if look_up.module in self.sites:
                 self.sites[look_up.module] = replace(self.sites[look_up.module], look_up=look_up)
         return found
+
+    def _rotary_beside_an_encoder(self, positions: PositionWatch) -> dict[nn.Module, tuple[str, str | None]]:
+        """Of merged attention, whose queries meet the encoder's keys, which no rotation moves along with the text."""
+        if not any(site.merged for site in self.sites.values()):
+            return {}
+        return {module: way for module, way in positions.rotary.items() if module not in self.encoder}
 
     def fingerprint(self) -> list[float]:
         keys = self.keys
