@@ -109,7 +109,7 @@ def _at_the_door(
     if call is not None and call.watcher is not None:
         instead = call.watcher(module, query, key, value, next(turns))
         return attention.run() if instead is None else (instead, None)
-    layer = module._modules.get(CHILD)
+    layer: Any = module._modules.get(CHILD)
     if layer is None or layer.disable_adapters:
         return attention.run()
     prefix = layer(query.shape[0]) if call is None else layer(query.shape[0], call.rows, call.lengths)
