@@ -104,7 +104,7 @@ def test_inspect_tells_idle_sites_and_attention_by_hand():
 
 def test_a_form_that_cannot_be_is_refused_with_the_reason():
     model = wrapped(attention_form="merged", gate=True)
-    with pytest.raises(NotImplementedError, match="attention_form='merged' is not possible in LlamaAttention: .*gate"):
+    with pytest.raises(NotImplementedError, match=r"attention_form='merged' is not possible in LlamaAttention: .*gate"):
         model(tiny.tokens(1, 4))
     with pytest.raises(ValueError, match=r"unknown attention_form 'fast'; choose from \['auto', 'joined', 'merged'\]"):
         PrefixConfig(attention_form="fast")

@@ -163,6 +163,35 @@ def test_positions_that_are_computed():
         torch.testing.assert_close(module(rows), expected)
 
 
+class Rotary(nn.Module):
+    """Positions become angles; ``frequencies`` may also be trained, which is no rotary embedding."""
+
+    def __init__(self, frequencies=nn.Buffer):
+        super().__init__()
+        self.frequencies = frequencies(torch.linspace(0.1, 1.0, WIDTH))
+
+    def forward(self, rows):
+        return torch.cos(rows[..., None].float() * self.frequencies)
+
+
+def test_rotary_embeddings_are_told_from_look_ups():
+    module, shift = Rotary(), torch.tensor([[0], [SHIFT]])
+    with PositionWatch([module]) as watch:
+        expected = torch.cat([module(positions(start=start)) for start in shift[:, 0]])
+    assert watch.rotary == {module: ("float", None)} and watch.found == {}
+    with Shift(None, "float", shift):
+        torch.testing.assert_close(module(positions()), expected)
+
+
+@pytest.mark.parametrize(
+    ("module", "rows"), [(Rotary(nn.Parameter), positions()), (Rotary(), torch.full((1, TOKENS), 7))]
+)
+def test_what_is_no_rotary_embedding(module, rows):
+    with PositionWatch([module]) as watch:
+        module(rows)
+    assert watch.rotary == {} and watch.found == {}
+
+
 @pytest.mark.parametrize("module", [Waves(), Reader(lambda m, rows: m.table.index_select(0, rows[0]))])
 def test_shifts_of_each_row_need_rows_to_shift(module):
     function = "mul" if isinstance(module, Waves) else "index_select"

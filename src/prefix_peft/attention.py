@@ -27,12 +27,20 @@ class Prefix(NamedTuple):
     gate: Tensor | None = None  # (B, G, P): the share of each virtual token's mass that counts, None for all of it
     visible: Tensor | None = None  # (B, T or 1, P): False where a query does not see it, None for all True
 
+    def at_turn(self, turn: int, turns: int) -> Prefix:
+        """With the values (B, G, P, D_v) of one of ``turns`` calls, where those of all lie side by side."""
+        return self._replace(value=self.value.chunk(turns, dim=-1)[turn])
+
 
 class PrefixRows(NamedTuple):
     """Prefixes of one site, and which of them each row of the batch has."""
 
     prefixes: Sequence[Prefix]  # each with B = 1, of their own lengths
     choice: Sequence[int]  # one a row; -1 for none
+
+    def at_turn(self, turn: int, turns: int) -> PrefixRows:
+        """`Prefix.at_turn` for each."""
+        return self._replace(prefixes=[prefix.at_turn(turn, turns) for prefix in self.prefixes])
 
     def dense(self) -> Prefix:
         """Each row's own, padded to the longest and hidden beyond its length."""

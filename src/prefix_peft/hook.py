@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial, wraps
+from itertools import count
 from threading import Lock
 from typing import Any, TypeGuard
 
@@ -24,7 +25,7 @@ from .paged import read_pages
 
 CHILD = "prefix_kv"  # the name under which a PrefixLayer hangs on its attention module
 
-Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor | None]
+Watcher = Callable[[nn.Module, Tensor, Tensor, Tensor, int], Tensor | None]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Call:
 
     rows: Sequence[str | None] | None = None  # the adapter of each row of the batch, None for the active ones
     lengths: Sequence[int] | None = None  # of the rows, where they lie side by side in one (continuous batching)
-    # told of (module, query, key, value) instead of any prefix being used; what it returns stands in for the attention
+    # told of (module, query, key, value, turn), and no prefix is used; what it returns stands in for the attention
     watcher: Watcher | None = None
     # told of (module, why its prefix is joined to the text, '' where it is merged) besides
     witness: Callable[[nn.Module, str], None] | None = None
@@ -46,7 +47,7 @@ _open_calls = 0
 _counting = Lock()
 
 
-def no_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def no_attention(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, turn: int) -> Tensor:
     """Zeros (B, T, H, D_v), for a watcher that does not need the attention itself."""
     return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[-1])
 
@@ -84,7 +85,7 @@ def install() -> None:
     def get_interface(self: AttentionInterface, attn_implementation: str, default: Callable) -> Callable:
         attend = original(self, attn_implementation, default)
         name = "eager" if attend is default else attn_implementation
-        return partial(_at_the_door, attend, name)
+        return partial(_at_the_door, attend, name, count())
 
     get_interface.prefix_peft = True  # pyright: ignore[reportAttributeAccessIssue]
     AttentionInterface.get_interface = get_interface
@@ -93,6 +94,7 @@ def install() -> None:
 def _at_the_door(
     attend: Attend,
     implementation: str,
+    turns: Iterator[int],
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -100,11 +102,15 @@ def _at_the_door(
     attention_mask: Any = None,
     **options: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """What an attention module calls: ``attend`` itself, or ``attend`` with the module's prefix to the left."""
+    """What an attention module calls: ``attend`` itself, or ``attend`` with the module's prefix to the left.
+
+    ``turns`` counts the calls of one interface. A module asks for a new one in each forward, so forwards that are
+    interrupted, run again in a backward pass or run in other threads do not mix.
+    """
     attention = AttentionCall(attend, implementation, module, query, key, value, attention_mask, options)
     call = current_call()
     if call is not None and call.watcher is not None:
-        instead = call.watcher(module, query, key, value)
+        instead = call.watcher(module, query, key, value, next(turns))
         return attention.run() if instead is None else (instead, None)
     layer: Any = module._modules.get(CHILD)
     if layer is None or layer.disable_adapters:
@@ -112,6 +118,8 @@ def _at_the_door(
     prefix = layer(query.shape[0]) if call is None else layer(query.shape[0], call.rows, call.lengths)
     if prefix is None:
         return attention.run()
+    if layer.site.turns > 1:
+        prefix = prefix.at_turn(next(turns), layer.site.turns)
     form = layer.attention_form()
     if call is not None and call.witness is not None:
         call.witness(module, why_joined(attention, prefix, form))

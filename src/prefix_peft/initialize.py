@@ -2,8 +2,9 @@
 
 The model is asked where its positions come from. Learned positions (a table): the tokens take positions 0..P-1 and the
 text behind is shifted to P. Otherwise the tokens are run at positions -P..-1, where rotary attention sees them just to
-the left of a text that stays where it was. Relative biases that belong to a pair of tokens (T5) cannot be put into a
-key; there the prefix is a good start, not an exact copy.
+the left of a text that stays where it was. A decoder's text that shares one softmax with its encoder's states cannot
+stay (T5Gemma 2), for they know its place as a table does. Relative biases that belong to a pair of tokens (T5) cannot
+be put into a key; there the prefix is a good start, not an exact copy.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Look-ups of positions: the functions by which models read a table of positions, and which argument says where.
 
 Where there is no table, a module that holds nothing multiplies positions by frequencies, which it computes as well.
+Rotary embeddings, which hold no parameters either, begin with ``float()`` of the positions that they are told.
 """
 
 from __future__ import annotations
@@ -18,7 +19,15 @@ from .arguments import in_order
 from .trial import DECODER_TOKENS, ENCODER_TOKENS
 
 # By the name of the function: which argument is the table, and which the rows that are asked for.
-ARGUMENTS = {"embedding": (1, 0), "index_select": (0, 2), "gather": (0, 2), "__getitem__": (0, 1), "mul": (1, 0)}
+ARGUMENTS = {
+    "embedding": (1, 0),
+    "index_select": (0, 2),
+    "gather": (0, 2),
+    "__getitem__": (0, 1),
+    "mul": (1, 0),
+    "float": (0, 0),
+}
+COMPUTED = ("mul", "float")  # without a table
 ALONG_A_DIMENSION = ("index_select", "gather")
 
 
@@ -41,6 +50,7 @@ class PositionWatch(TorchFunctionMode):
         super().__init__()
         self.running = running  # the innermost module last
         self.found: dict[nn.Module, tuple[str, str | None]] = {}  # function and table of the look-up
+        self.rotary: dict[nn.Module, tuple[str, str | None]] = {}  # the same where positions become angles
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         args, kwargs = in_order(func, args, kwargs or {})
@@ -49,9 +59,13 @@ class PositionWatch(TorchFunctionMode):
             module = self.running[-1]
             tables = {id(tensor): key for key, tensor in (*module._parameters.items(), *module._buffers.items())}
             table = tables.get(id(args[ARGUMENTS[name][0]]))
-            computed = name == "mul" and not (module._parameters or module._buffers or module._modules)
-            if (table or computed or name == "gather") and _asks_for_each_token(name, args):
-                self.found.setdefault(module, (name, table))
+            bare = not (module._parameters or module._modules)
+            computed = name == "mul" and bare and not module._buffers
+            fits, found = table or computed or name == "gather", self.found
+            if name == "float":
+                fits, found = bare, self.rotary
+            if fits and _asks_for_each_token(name, args):
+                found.setdefault(module, (name, table))
         return func(*args, **kwargs)
 
 
@@ -62,7 +76,8 @@ def _asks_for_each_token(function: str, args: Sequence[Any]) -> bool:
         return False
     rows = rows.movedim(args[1], -1) if function == "gather" else rows.flatten()
     count = rows.shape[-1]
-    of_tokens = count in (ENCODER_TOKENS, DECODER_TOKENS) if isinstance(args[1], slice) else count > 1
+    sliced = any(isinstance(arg, slice) for arg in args)
+    of_tokens = count in (ENCODER_TOKENS, DECODER_TOKENS) if sliced else count > 1
     return of_tokens and count < size and bool((rows.diff() == 1).all())
 
 
@@ -77,7 +92,7 @@ def _rows(function: str, args: Sequence[Any]) -> Tensor | None:
 
 def _size(function: str, args: Sequence[Any]) -> float:
     """How many positions there are."""
-    if function == "mul":
+    if function in COMPUTED:
         return inf
     return args[ARGUMENTS[function][0]].shape[args[1] if function in ALONG_A_DIMENSION else 0]
 

@@ -3,6 +3,7 @@
 A prefix made of real tokens took the first P positions; the text behind it must have the next ones. Rotary and
 relative positions need no shift, for a prefix can be computed at positions -P..-1 instead (see `initialize`). Learned
 ones sit in an embedding table, and the shift is made there: however a model counts its positions, it looks them up.
+Where one softmax is over a decoder's text and its encoder's states, the rotary embedding is such a place.
 """
 
 from __future__ import annotations

@@ -24,19 +24,21 @@ def read_activations(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Ten
     """The keys and values of ``tokens`` (1, P) at every site of the frozen ``model``, no prefix taking part."""
     anatomy = anatomy_of(model)
     sites = {model.get_submodule(name): site for name, site in anatomy.sites.items()}
-    seen: KeysValues = {}
+    seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in anatomy.sites}
 
-    def keep(module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> None:
+    def keep(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, turn: int) -> None:
         site = sites.get(module)
-        if site is not None and site.name not in seen:
+        if site is not None and len(seen[site.name]) < site.turns:
             count = decoder_tokens.shape[1] if site.role == "decoder" else tokens.shape[1]
-            merged = is_encoder_decoder(model) and site.role == "decoder" and not site.by_hand
-            seen[site.name] = _of_the_tokens(key[0].detach().float(), value[0].detach().float(), count, merged)
+            key, value = key[0].detach().float(), value[0].detach().float()
+            seen[site.name].append(_of_the_tokens(key, value, count, site.sees_encoder))
 
     by_hand = [module for module, site in sites.items() if site.by_hand]
     with undisturbed(model), opened(by_hand), calling(Call(watcher=keep)):
         _run(model, list(sites), _inputs(model, tokens, decoder_tokens), _positions(model, tokens, decoder_tokens))
-    return seen
+    return {
+        name: (turns[0][0], torch.cat([value for _, value in turns], dim=-1)) for name, turns in seen.items() if turns
+    }
 
 
 def _of_the_tokens(key: Tensor, value: Tensor, count: int, merged: bool) -> tuple[Tensor, Tensor]:

@@ -19,9 +19,11 @@ class Site:
     role: str
     num_key_value_heads: int  # G
     key_dim: int  # D_k
-    value_dim: int  # D_v
+    value_dim: int  # D_v, of all turns together
     by_hand: bool = False  # it computes its attention itself, instead of passing transformers' interface
     key_bias: bool = False  # by hand, with a bias to each key (ALiBi)
+    turns: int = 1  # calls in one forward to the same keys, each with values of its own, which lie side by side
+    sees_encoder: bool = False  # one softmax over a decoder's text and, behind it, what its encoder read
     look_up: LookUp | None = None  # of positions, where the attention module does that itself
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from .by_hand import longformer
 from .by_hand.modes import Watch
 from .hook import Call, calling, install, no_attention
-from .lookups import LookUp, PositionWatch
+from .lookups import COMPUTED, LookUp, PositionWatch
 from .sites import Anatomy, Site
 from .source import example_shape, reads_tokens
 from .trial import (
@@ -100,12 +100,14 @@ class _Observer:
         self.encoder = set(model.get_encoder().modules()) if is_encoder_decoder(model) else set()
         self.sites: dict[str, Site] = {}
         self.keys: list[Tensor] = []
+        self.first: dict[str, tuple[Tensor, Tensor]] = {}  # of each site's first call: keys and values
         self.stand_ins: dict[str, Tensor] = {}
 
-    def see(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    def see(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, turn: int) -> Tensor:
         """A call at the door; what is returned stands in for the attention."""
         self._note(module, key, value)
-        stand_in = no_attention(module, query, key, value).requires_grad_()
+        self._note_turn(self.names[module], key, value, turn)
+        stand_in = no_attention(module, query, key, value, turn).requires_grad_()
         self.stand_ins[self.names[module]] = stand_in
         return stand_in.clone()
 
@@ -117,9 +119,17 @@ class _Observer:
         self, module: nn.Module, key: Tensor, value: Tensor, *, by_hand: bool = False, key_bias: bool = False
     ) -> None:
         name, role = self.names[module], self._role(module, key.shape[2])
-        site = Site(name, role, key.shape[1], key.shape[-1], value.shape[-1], by_hand, key_bias)
+        beside = is_encoder_decoder(self.model) and role == "decoder" and not by_hand and key.shape[2] > DECODER_TOKENS
+        site = Site(name, role, key.shape[1], key.shape[-1], value.shape[-1], by_hand, key_bias, sees_encoder=beside)
         self.sites.setdefault(name, site)
         self.keys.append(key[0, 0, 0, :FINGERPRINT_KEYS].detach().float())
+
+    def _note_turn(self, name: str, key: Tensor, value: Tensor, turn: int) -> None:
+        """One more turn of a site, where it meets the keys of its first call again, and other values."""
+        site, (first_key, first_value) = self.sites[name], self.first.setdefault(name, (key, value))
+        if turn == site.turns and torch.equal(key, first_key) and not torch.equal(value, first_value):
+            width = site.value_dim + value.shape[-1]
+            self.sites[name] = replace(site, value_dim=width, turns=turn + 1)
 
     def _role(self, module: nn.Module, keys: int) -> str:
         if not is_encoder_decoder(self.model):
@@ -160,8 +170,8 @@ class _Observer:
         found: dict[str, list[LookUp]] = {}
         decoders = {site.role for site in self.sites.values()} != {"encoder"}
         by_hand = any(site.by_hand for site in self.sites.values())
-        for module, (function, table) in positions.found.items():
-            of_positions = function in ("embedding", "index_select", "mul") or isinstance(module, nn.Embedding)
+        for module, (function, table) in (positions.found | self._rotary_beside_an_encoder(positions)).items():
+            of_positions = function in ("embedding", "index_select", *COMPUTED) or isinstance(module, nn.Embedding)
             if not (of_positions or table in module._buffers or by_hand):
                 continue  # experts and the like are looked up too, from parameters
             look_up = LookUp(self.names[module], function, table)
@@ -170,6 +180,12 @@ class _Observer:
             if look_up.module in self.sites:
                 self.sites[look_up.module] = replace(self.sites[look_up.module], look_up=look_up)
         return found
+
+    def _rotary_beside_an_encoder(self, positions: PositionWatch) -> dict[nn.Module, tuple[str, str | None]]:
+        """Of merged attention, whose queries meet the encoder's keys, which no rotation moves along with the text."""
+        if not any(site.sees_encoder for site in self.sites.values()):
+            return {}
+        return {module: way for module, way in positions.rotary.items() if module not in self.encoder}
 
     def fingerprint(self) -> list[float]:
         keys = self.keys

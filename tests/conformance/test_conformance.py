@@ -54,6 +54,8 @@ def test_nothing_fails_that_the_bare_model_can_do(case):
         Case("causal", "musicgen"),  # sinusoidal positions, selected by index
         Case("seq2seq", "m2m_100"),
         Case("seq2seq", "t5gemma"),  # a decoder with rotary positions of its own
+        Case("seq2seq", "t5gemma2"),  # text that knows by its encoder's keys where it stands
+        Case("causal", "diffllama"),  # two values to each key
     ],
     ids=str,
 )

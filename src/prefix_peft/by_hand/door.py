@@ -51,7 +51,7 @@ def _through(module: nn.Module, forward: Callable, *args: Any, **kwargs: Any) ->
     call = current_call()
     if call is not None and call.watcher is not None:
         watcher = call.watcher
-        with Watch(lambda query, key, value, _: watcher(module, query, key, value)):
+        with Watch(lambda query, key, value, _: watcher(module, query, key, value, 0)):
             return forward(*args, **kwargs)
     layer = module._modules.get(CHILD)
     if not isinstance(layer, PrefixLayer) or layer.disable_adapters:
