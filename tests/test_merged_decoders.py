@@ -52,7 +52,8 @@ def build():
 
 def test_the_rotary_embedding_of_the_decoder_alone_is_found():
     anatomy = anatomy_of(build())
-    assert {(site.role, site.sees_encoder) for site in anatomy.sites.values()} == {("encoder", False), ("decoder", True)}
+    seen = {(site.role, site.sees_encoder) for site in anatomy.sites.values()}
+    assert seen == {("encoder", False), ("decoder", True)}
     assert anatomy.positions == {"decoder": [("model.decoder.rotary_emb", "float", None)]}
 
 
