@@ -1,0 +1,121 @@
+"""Memory: how much more than the bare model a side takes while it decodes."""
+
+from __future__ import annotations
+
+import re
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from tqdm import tqdm
+
+from .decode import write
+from .rounds import Case, measure
+from .settings import Settings
+from .sides import BARE, attach, build, configs
+
+MIB = 2**20
+HOW = """The largest batch behind the longest prefix: its prompt is read and a few tokens are written, by each side in a
+process of its own. "Live tensors" is the most bytes of all tensors that live at once (prefix, cache and intermediate
+results), counted operation by operation; on a GPU, what its allocator counts. It is the same in every run and the figure
+that goals are for. "Resident" is the process's own peak as the system sees it: a check that nothing large is hidden from
+the count, but it depends on what the C library keeps and on what else the process has loaded."""
+
+
+def cases(settings: Settings, progress: tqdm) -> Iterator[Case]:
+    """The largest batch behind the longest prefix."""
+    batch, prefix = max(settings.batches), max(settings.prefixes)
+    for what, taken in kinds(settings.device).items():
+        case = Case("memory", f"batch {batch}, prefix {prefix}, {what}", "MiB", BARE, compare="difference")
+        trials = {side: InItsOwnProcess(taken, settings, side, batch, prefix) for side in configs(prefix)}
+        yield measure(case, trials, 1, progress, warm_up=False)
+
+
+def count(settings: Settings) -> int:
+    """How many rounds there will be."""
+    return len(kinds(settings.device))
+
+
+class InItsOwnProcess:
+    """A trial that runs in a fresh process, so that nothing of another side is in its memory."""
+
+    def __init__(self, function: Callable[..., float], *given: Any) -> None:
+        self.function, self.given = function, given
+
+    def __call__(self) -> float:
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            return pool.submit(self.function, *self.given).result()
+
+
+def kinds(device: str) -> dict[str, Callable[..., float]]:
+    """What can be counted here."""
+    if device.startswith("cuda"):
+        return {"live tensors": allocated}
+    return {"live tensors": live} | ({"resident": resident} if _resident_peak() is not None else {})
+
+
+def live(settings: Settings, side: str, batch: int, prefix: int) -> float:
+    """MiB of the tensors that live at once: the side's own, and those of one call of ``generate``."""
+    model = build(settings)
+    with LiveBytes() as counter:
+        wrapped = attach(model, configs(prefix)[side])
+        counter.peak = counter.now
+        write(wrapped, settings, batch)
+    return counter.peak / MIB
+
+
+def allocated(settings: Settings, side: str, batch: int, prefix: int) -> float:
+    """The same on a GPU, where the allocator knows."""
+    wrapped = attach(build(settings), configs(prefix)[side])
+    write(wrapped, settings, batch)  # libraries take their workspace once
+    torch.cuda.reset_peak_memory_stats(settings.device)
+    write(wrapped, settings, batch)
+    return torch.cuda.max_memory_allocated(settings.device) / MIB
+
+
+def resident(settings: Settings, side: str, batch: int, prefix: int) -> float:
+    """MiB of this process that were in memory at once."""
+    write(attach(build(settings), configs(prefix)[side]), settings, batch)
+    peak = _resident_peak()
+    assert peak is not None
+    return peak
+
+
+def _resident_peak() -> float | None:
+    """Not ``ru_maxrss``, which a process inherits from the one that started it."""
+    status = Path("/proc/self/status")
+    found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
+    return None if found is None else int(found[1]) / 1024
+
+
+class LiveBytes(TorchDispatchMode):
+    """Counts the bytes of the tensors that were made inside the ``with`` block and are still alive."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._sizes: dict[int, int] = {}  # of storages, by their address
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for part in tree_leaves(result):
+            if isinstance(part, torch.Tensor):
+                self._see(part.untyped_storage())
+        return result
+
+    def _see(self, storage: torch.UntypedStorage) -> None:
+        if storage._cdata in self._sizes:
+            return
+        self._sizes[storage._cdata] = storage.nbytes()
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self._forget, storage._cdata)
+
+    def _forget(self, address: int) -> None:
+        self.now -= self._sizes.pop(address)
