@@ -10,13 +10,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from . import decode, machine, memory, train
+from . import decode, load, machine, memory, results, switch, train
+from .plot import draw
 from .report import page, table
-from .results import Record, load, save
+from .results import Record
 from .settings import QUICK, SIZES, Settings, Step
 from .sides import OURS
 
-MEASURES = {"decode": decode, "train": train, "memory": memory}
+MEASURES = {"decode": decode, "train": train, "memory": memory, "load": load, "switch": switch}
 DTYPES = ("float32", "bfloat16", "float16")
 DESCRIPTION = """Measure what a prefix costs, beside the bare model and beside PEFT's PREFIX_TUNING and LoRA. Nothing is
 downloaded: the model is a random Llama."""
@@ -50,14 +51,14 @@ def main(arguments: list[str] | None = None) -> int:
     options, settings = parse(arguments)
     names = list(MEASURES) if options.measure == "all" else [options.measure]
     file = options.output / "results.json"
-    records = load(file)
+    records = results.load(file)
     for name in names:
         with tqdm(total=MEASURES[name].count(settings), unit="round", disable=settings.quiet, desc=name) as progress:
             cases = list(MEASURES[name].cases(settings, progress))
         command = " ".join(["python benchmarks", *arguments])
         records[name] = Record(command, machine.describe(settings.device), asdict(settings), cases)
-        save(records, file)
-        print(f"{name}: median, and compared with {cases[0].baseline}", table(cases), sep="\n")
+        results.save(records, file)
+        print(f"{name}: the median, and what it is over the {cases[0].baseline}'s", table(cases), sep="\n")
     records = {name: records[name] for name in MEASURES if name in records}
     write_page(records, options.page or options.output / "performance.md")
     return int(any(side.startswith(OURS) for name in names for case in records[name].cases for side in case.failures))
@@ -66,7 +67,8 @@ def main(arguments: list[str] | None = None) -> int:
 def write_page(records: dict[str, Record], path: Path) -> None:
     """The page, and its plot beside it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page(records, {name: module.HOW for name, module in MEASURES.items()}, None), "utf-8")
+    picture = draw(records, path.with_suffix(".png"))
+    path.write_text(page(records, {name: module.HOW for name, module in MEASURES.items()}, picture), "utf-8")
 
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, Settings]:

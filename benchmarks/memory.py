@@ -23,9 +23,9 @@ from .sides import BARE, attach, build, configs
 MIB = 2**20
 HOW = """The largest batch behind the longest prefix: its prompt is read and a few tokens are written, by each side in a
 process of its own. "Live tensors" is the most bytes of all tensors that live at once (prefix, cache and intermediate
-results), counted operation by operation; on a GPU, what its allocator counts. It is the same in every run and the figure
-that goals are for. "Resident" is the process's own peak as the system sees it: a check that nothing large is hidden from
-the count, but it depends on what the C library keeps and on what else the process has loaded."""
+results), counted operation by operation; on a GPU, what its allocator counts. It is the same in every run, so it is the
+figure that goals are for. "Resident" is the process's peak as the system sees it: a check that nothing large is hidden
+from the count, but it moves by tens of MiB with what the C library keeps."""
 
 
 def cases(settings: Settings, progress: tqdm) -> Iterator[Case]:

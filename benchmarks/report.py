@@ -10,7 +10,7 @@ from prefix_peft.training.report import markdown_table
 from .goals import goal, over_baseline, reached
 from .results import Record
 from .rounds import Case, spread
-from .sides import OURS
+from .sides import BARE, OURS
 
 INTRODUCTION = """# Performance
 
@@ -26,9 +26,15 @@ the same round.
 def table(cases: Iterable[Case]) -> str:
     """Cases as rows, sides as columns: the median, and how it compares with the baseline."""
     cases = list(cases)
-    sides = list(dict.fromkeys(side for case in cases for side in (*case.samples, *case.failures)))
+    sides = sides_of(cases)
     rows = [[f"{case.name} ({case.unit})", *(cell(case, side) for side in sides), _goal(case)] for case in cases]
     return markdown_table(["", *sides, "goal"], rows)
+
+
+def sides_of(cases: Iterable[Case]) -> list[str]:
+    """The sides of some cases, the bare model first."""
+    sides = dict.fromkeys(side for case in cases for side in (*case.samples, *case.failures))
+    return sorted(sides, key=lambda side: side != BARE)
 
 
 def cell(case: Case, side: str) -> str:

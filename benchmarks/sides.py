@@ -57,8 +57,8 @@ def twin(model: LlamaForCausalLM) -> LlamaForCausalLM:
 
 
 def attach(model: LlamaForCausalLM, config: PeftConfig | None) -> nn.Module:
-    """A side: a twin of ``model``, wrapped."""
-    return twin(model) if config is None else get_peft_model(twin(model), copy.deepcopy(config))
+    """A side: a twin of ``model``, wrapped, in evaluation mode."""
+    return (twin(model) if config is None else get_peft_model(twin(model), copy.deepcopy(config))).eval()
 
 
 def tokens(settings: Settings, batch: int, length: int) -> torch.Tensor:
