@@ -52,13 +52,15 @@ def main(arguments: list[str] | None = None) -> int:
     names = list(MEASURES) if options.measure == "all" else [options.measure]
     file = options.output / "results.json"
     records = results.load(file)
+    if settings.compile:
+        torch._dynamo.config.recompile_limit = 100  # all sides run the same lines of transformers
     for name in names:
         with tqdm(total=MEASURES[name].count(settings), unit="round", disable=settings.quiet, desc=name) as progress:
             cases = list(MEASURES[name].cases(settings, progress))
         command = " ".join(["python benchmarks", *arguments])
         records[name] = Record(command, machine.describe(settings.device), asdict(settings), cases)
         results.save(records, file)
-        print(f"{name}: the median, and what it is over the {cases[0].baseline}'s", table(cases), sep="\n")
+        print(f"{name} (medians; in brackets, against the side that has none)", table(cases), sep="\n")
     records = {name: records[name] for name in MEASURES if name in records}
     write_page(records, options.page or options.output / "performance.md")
     return int(any(side.startswith(OURS) for name in names for case in records[name].cases for side in case.failures))

@@ -40,6 +40,8 @@ def count(settings: Settings) -> int:
 def step_time(model: nn.Module, settings: Settings, batch: int, **options: object) -> float:
     """Milliseconds of the median step; ``options`` are more of ``generate``'s."""
     clock = Clock(settings.device)
+    if settings.compile:
+        options |= compiling()
     write(model, settings, batch, logits_processor=LogitsProcessorList([clock]), **options)
     return statistics.median(after - before for before, after in pairwise(clock.times)) * 1e3
 
@@ -47,8 +49,6 @@ def step_time(model: nn.Module, settings: Settings, batch: int, **options: objec
 def write(model: nn.Module, settings: Settings, batch: int, **options: object) -> None:
     """Read a prompt and write greedily behind it."""
     prompt = tokens(settings, batch, settings.prompt)
-    if settings.compile:
-        options |= compiling()
     mask = torch.ones_like(prompt)
     model.generate(
         input_ids=prompt, attention_mask=mask, max_new_tokens=settings.tokens + 1, do_sample=False, **options
@@ -57,7 +57,7 @@ def write(model: nn.Module, settings: Settings, batch: int, **options: object) -
 
 def compiling() -> dict[str, object]:
     """What tells ``generate`` to compile its steps, on a CPU too."""
-    config = CompileConfig(mode="default", fullgraph=False)
+    config = CompileConfig(fullgraph=False)
     config._compile_all_devices = True
     return {"cache_implementation": "static", "compile_config": config}
 

@@ -21,8 +21,9 @@ from .settings import Settings
 from .sides import LORA, OURS, PEFT, attach, build, configs, twin
 
 ACTIONS = ("wrap a model", "load the first", "load a second")
-HOW = """`get_peft_model` on a model that was never wrapped, `PeftModel.from_pretrained` on another, and `load_adapter` on
-a model that has one already; all from the local disk. Below, how often the whole model runs meanwhile, seen by a hook."""
+HOW = """`get_peft_model` on a model that was never wrapped, `PeftModel.from_pretrained` on another, and `load_adapter`
+on a model that has one already; all from the local disk. Then how often the whole model runs meanwhile, as a hook sees
+it."""
 
 
 def cases(settings: Settings, progress: tqdm) -> Iterator[Case]:

@@ -13,6 +13,7 @@ from .rounds import Case
 from .sides import BARE
 
 MEASURES = ("decode", "train", "switch")  # those that compare with the bare model by a ratio
+TICKS = (0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)
 
 
 def draw(records: Mapping[str, Record], path: Path) -> Path | None:
@@ -26,12 +27,17 @@ def draw(records: Mapping[str, Record], path: Path) -> Path | None:
     except ImportError:
         print("No plot: pip install prefix-peft[plot]")
         return None
-    lengths = [len(cases) + 1 for cases in panels.values()]
-    figure = Figure(figsize=(8.0, 0.6 * sum(lengths) + 1.0), layout="constrained")
-    grid = figure.subplots(len(panels), squeeze=False, height_ratios=lengths)[:, 0]
+    lengths = [len(cases) for cases in panels.values()]
+    figure = Figure(figsize=(8.0, 0.5 * sum(lengths) + 0.9 * len(panels) + 0.8), layout="constrained")
+    grid = figure.subplots(len(panels), sharex=True, squeeze=False, height_ratios=lengths)[:, 0]
     sides = [side for side in sides_of(case for cases in panels.values() for case in cases) if side != BARE]
     for axes, (name, cases) in zip(grid, panels.items(), strict=True):
         _panel(axes, name, cases, sides)
+    grid[-1].set(xscale="log", xlabel="time over the bare model's")
+    low, high = grid[-1].get_xlim()
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    grid[-1].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    grid[-1].set_xticks([], minor=True)
     handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=150)
@@ -51,11 +57,8 @@ def _panel(axes: Any, name: str, cases: list[Case], sides: list[str]) -> None:
             axes.plot(*zip(*points, strict=True), "o", label=side, color=f"C{number}", alpha=0.8, markersize=6)
     goals = [(goal(case), place) for place, case in enumerate(cases) if goal(case) is not None]
     if goals:
-        axes.plot(
-            *zip(*goals, strict=True), "|", color="black", markersize=16, markeredgewidth=2, label="goal: at most"
-        )
+        axes.plot(*zip(*goals, strict=True), "k|", markersize=16, markeredgewidth=2, label="goal: at most")
     axes.axvline(1.0, color="gray", linewidth=1)
-    axes.set_xscale("log")
     axes.set_yticks(range(len(cases)), [case.name for case in cases])
-    axes.set(ylim=(len(cases) - 0.5, -0.5), xlabel=f"{name}: time over the bare model's (log scale)")
+    axes.set(ylim=(len(cases) - 0.5, -0.5), title=name)
     axes.grid(alpha=0.3)

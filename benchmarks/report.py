@@ -10,7 +10,7 @@ from prefix_peft.training.report import markdown_table
 from .goals import goal, over_baseline, reached
 from .results import Record
 from .rounds import Case, spread
-from .sides import BARE, OURS
+from .sides import ORDER, OURS
 
 INTRODUCTION = """# Performance
 
@@ -19,7 +19,8 @@ every figure in it was measured by that run, and all samples are in the `results
 
 All sides stand in one process, share one set of frozen weights, and take turns: every round runs each of them once, in
 an order that turns, after one round to warm up. A ratio is the median over the rounds of the ratio to the bare model in
-the same round.
+the same round. In the tables, brackets compare with the side that has none: the bare model, or PEFT's prefix tuning
+where the bare model has nothing to do.
 """
 
 
@@ -34,7 +35,7 @@ def table(cases: Iterable[Case]) -> str:
 def sides_of(cases: Iterable[Case]) -> list[str]:
     """The sides of some cases, the bare model first."""
     sides = dict.fromkeys(side for case in cases for side in (*case.samples, *case.failures))
-    return sorted(sides, key=lambda side: side != BARE)
+    return sorted(sides, key=lambda side: ORDER.index(side.partition(",")[0]))  # what is after the comma stays as found
 
 
 def cell(case: Case, side: str) -> str:
@@ -52,7 +53,8 @@ def page(records: Mapping[str, Record], how: Mapping[str, str], plot: Path | Non
         parts.append(f"![Every side's cost over the bare model's]({plot.name})\n")
     parts += ["## Goals\n", goals(records), ""]
     for name, record in records.items():
-        parts += [f"## {name.capitalize()}\n", how[name], "", table(record.cases), "", *_failures(record.cases)]
+        parts += [f"## {name.capitalize()}\n", how[name], "", table(record.cases), ""]
+        parts += [*_failures(record.cases), ""] if any(case.failures for case in record.cases) else []
         parts += [f"`{record.command}`, {_machine(record.machine)}; {_model(record.settings)}.", ""]
         parts += ["<details><summary>Spread over the rounds</summary>\n", spreads(record.cases), "\n</details>\n"]
     return "\n".join(parts)
@@ -102,7 +104,7 @@ def _goal(case: Case) -> str:
 
 def _failures(cases: Iterable[Case]) -> list[str]:
     return [
-        f"- {case.name}, {side} fails: {reason.splitlines()[0][:300]}\n"
+        f"- {case.name}, {side} fails: {reason.splitlines()[0][:300]}"
         for case in cases
         for side, reason in case.failures.items()
     ]

@@ -14,6 +14,7 @@ from prefix_peft import PrefixConfig, attention
 from .settings import Settings
 
 BARE, PEFT, LORA, OURS = "bare model", "PEFT prefix tuning", "PEFT LoRA", "prefix-peft"
+ORDER = (BARE, PEFT, LORA, OURS)
 FORMS: tuple[str, ...] = tuple(getattr(attention, "FORMS", ()))  # of attention, where one may be chosen
 TASK = "CAUSAL_LM"
 

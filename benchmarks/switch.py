@@ -17,8 +17,8 @@ from .settings import Settings
 from .sides import BARE, LORA, OURS, PEFT, attach, build, configs
 
 SWITCHES = 20  # in one trial
-HOW = """`set_adapter` there and back. Then decoding as above: one adapter for all rows, and `adapter_names` with another
-one for each row, which PEFT's prefix tuning cannot."""
+HOW = """`set_adapter` there and back. Then decoding as above: one adapter for all rows, and `adapter_names` with a
+different one for each row, which PEFT's prefix tuning cannot."""
 
 
 def cases(settings: Settings, progress: tqdm) -> Iterator[Case]:
