@@ -33,11 +33,7 @@ def draw(records: Mapping[str, Record], path: Path) -> Path | None:
     sides = [side for side in sides_of(case for cases in panels.values() for case in cases) if side != BARE]
     for axes, (name, cases) in zip(grid, panels.items(), strict=True):
         _panel(axes, name, cases, sides)
-    grid[-1].set(xscale="log", xlabel="time over the bare model's")
-    low, high = grid[-1].get_xlim()
-    ticks = [tick for tick in TICKS if low <= tick <= high]
-    grid[-1].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    grid[-1].set_xticks([], minor=True)
+    _scale(grid[-1])
     handles = {label: handle for axes in grid for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=3, frameon=False)
     figure.savefig(path, dpi=150)
@@ -46,6 +42,15 @@ def draw(records: Mapping[str, Record], path: Path) -> Path | None:
 
 def _ratios(cases: list[Case]) -> list[Case]:
     return [case for case in cases if case.baseline == BARE and case.samples.keys() - {BARE}]
+
+
+def _scale(axes: Any) -> None:
+    """A logarithmic scale that all panels share, with plain numbers."""
+    axes.set(xscale="log", xlabel="time over the bare model's")
+    low, high = axes.get_xlim()
+    ticks = [tick for tick in TICKS if low <= tick <= high]
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_xticks([], minor=True)
 
 
 def _panel(axes: Any, name: str, cases: list[Case], sides: list[str]) -> None:

@@ -3,34 +3,32 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 from peft import LoraConfig, PeftConfig, PrefixTuningConfig, get_peft_model
 from torch import nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from prefix_peft import PrefixConfig, attention
+from prefix_peft import PrefixConfig
+from prefix_peft.attend import FORMS
 
 from .settings import Settings
 
 BARE, PEFT, LORA, OURS = "bare model", "PEFT prefix tuning", "PEFT LoRA", "prefix-peft"
 ORDER = (BARE, PEFT, LORA, OURS)
-FORMS: tuple[str, ...] = tuple(getattr(attention, "FORMS", ()))  # of attention, where one may be chosen
 TASK = "CAUSAL_LM"
 
 
 def configs(length: int, **options: object) -> dict[str, PeftConfig | None]:
     """Every side's configuration, for prefixes of ``length``; ``options`` are those of both kinds of prefix."""
-    ours = {f"{OURS}, {form}": {"attention_form": form} for form in FORMS if form != "auto"}
+    ours = partial(PrefixConfig, task_type=TASK, num_virtual_tokens=length, **options)
     return {
         BARE: None,
         PEFT: PrefixTuningConfig(task_type=TASK, num_virtual_tokens=length, **options),
         LORA: LoraConfig(task_type=TASK, r=8),
-        OURS: PrefixConfig(task_type=TASK, num_virtual_tokens=length, **options),
-        **{
-            name: PrefixConfig(task_type=TASK, num_virtual_tokens=length, **form, **options)
-            for name, form in ours.items()
-        },
+        OURS: ours(),
+        **{f"{OURS}, {form}": ours(attention_form=form) for form in FORMS if form != "auto"},
     }
 
 
