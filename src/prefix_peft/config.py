@@ -18,6 +18,7 @@ Shapes = dict[str, tuple[int, ...]]  # of tensors, by name
 
 ROLES = ("encoder", "decoder", "cross")
 POSITION_MODES = ("keep", "shift")
+GATES = (False, True, "token")
 DTYPES = ("float32", "bfloat16", "float16")
 # What describes how a prefix is trained, not what it is: a release holds P alone, so these return to their defaults.
 TRAINING_FIELDS = ("prefix_projection", "encoder_hidden_size", "prefix_dropout", "init_text", "tokenizer_name_or_path")
@@ -95,9 +96,12 @@ class PrefixConfig(PeftConfig):
     prefix_dropout: float = field(
         default=0.0, metadata={"help": "Dropout on the prefix's keys and values in training."}
     )
-    gate: bool = field(
+    gate: bool | str = field(
         default=False,
-        metadata={"help": "Start exactly at the base model: a gate per key/value head on the prefix's mass, from 0."},
+        metadata={
+            "help": "Start exactly at the base model: a gate per key/value head on the prefix's mass, from 0. "
+            "'token': a gate for each virtual token as well."
+        },
     )
     init_text: str | None = field(
         default=None,
@@ -133,6 +137,7 @@ class PrefixConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = PREFIX_KV
         self.file_shapes: Shapes | None = None  # what the file beside a loaded config declares
+        self.filled_by_caller = False  # a new prefix need not be started then
         _check_count("num_virtual_tokens", self.num_virtual_tokens)
         _check_count("encoder_hidden_size", self.encoder_hidden_size)
         self._check_pattern()
@@ -141,6 +146,8 @@ class PrefixConfig(PeftConfig):
             raise ValueError(f"prefix_dropout must be at least 0 and below 1, got {self.prefix_dropout}.")
         if self.position_mode not in POSITION_MODES:
             raise ValueError(f"unknown position_mode {self.position_mode!r}; choose from {list(POSITION_MODES)}.")
+        if self.gate not in GATES:
+            raise ValueError(f"unknown gate {self.gate!r}; choose from {list(GATES)}.")
         if self.release_dtype not in DTYPES:
             raise ValueError(f"unknown release_dtype {self.release_dtype!r}; choose from {list(DTYPES)}.")
         if self.position_mode == "shift" and self.num_virtual_tokens_pattern:

@@ -88,12 +88,12 @@ def initialize_kv_prefix_from_text(
 
 
 def starting_tokens(model: PreTrainedModel, config: PrefixConfig) -> Tensor | None:
-    """The tokens (N,) among which a new prefix starts: ``init_text``, else random ones; None where a file fills it.
+    """The tokens (N,) among which a new prefix starts: ``init_text``, else random ones; None where others fill it.
 
     Raises:
         ValueError: ``init_text`` without a tokenizer to read it, or without a token.
     """
-    if config.inference_mode:
+    if config.inference_mode or config.filled_by_caller:
         return None
     if config.init_text is not None:
         _check_reads_tokens(model)
