@@ -133,7 +133,7 @@ def check_tensors(state_dict: dict[str, Tensor], model: nn.Module, adapter_name:
     needed: Shapes = {}
     for path, encoder in encoders_of(model, adapter_name):
         path = "base_model.model." + path.removeprefix("base_model.model.").removesuffix(f".{adapter_name}")
-        needed |= {f"{path}.{name}": tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
+        needed |= {f"{path}.{name}": tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
     found = {
         key if key.startswith("base_model.") else f"base_model.model.{key}": tuple(tensor.shape)
         for key, tensor in state_dict.items()

@@ -63,6 +63,7 @@ def joint_config(layers: Sequence[PrefixLayer], adapters: Sequence[str]) -> Pref
         configs[0].released(),
         num_virtual_tokens=common,
         num_virtual_tokens_pattern={f"^{re.escape(name)}$": n for name, n in lengths.items() if n != common},
+        num_frozen_tokens=sum(config.num_frozen_tokens for config in configs),
         gate="token" if any(config.gate for config in configs) else False,
         trained_with={"combination_type": "cat", "adapters": list(adapters)},
         **changes,
@@ -80,6 +81,7 @@ def _check_fit(layers: Sequence[PrefixLayer], adapters: Sequence[str], configs: 
     if saving:
         raise ValueError(f"{saving} train modules of the model as well (modules_to_save), which cannot be joined.")
     modes = {name: config.position_mode for name, config in zip(adapters, configs, strict=True)}
+    frozen = {name: config.num_frozen_tokens for name, config in zip(adapters, configs, strict=True)}
     apart = any(0 < sum(name in layer.config for name in adapters) < len(adapters) for layer in layers)
     if "shift" in modes.values() and (len(set(modes.values())) > 1 or apart):
         raise ValueError(
@@ -87,21 +89,40 @@ def _check_fit(layers: Sequence[PrefixLayer], adapters: Sequence[str], configs: 
             + (", and the prefixes are not all at the same sites" if apart else "")
             + f". Keep them side by side: set_adapter({list(adapters)})."
         )
+    if any(frozen.values()) and apart:
+        raise ValueError(
+            f"every site has the same number of frozen tokens, but the prefixes have {frozen} of them "
+            "(num_frozen_tokens) and are not all at the same sites. "
+            f"Keep them side by side: set_adapter({list(adapters)})."
+        )
 
 
 @torch.no_grad()
 def concatenate(layers: Sequence[PrefixLayer], adapters: Sequence[str], adapter_name: str) -> None:
-    """Let ``adapter_name`` hold the adapters' prefixes one after the other, an MLP's folded."""
+    """Let ``adapter_name`` hold the adapters' prefixes, an MLP's folded: all that is frozen, then all the rest.
+
+    Attention knows of no order among virtual tokens.
+    """
     for layer in layers:
-        parts = [layer.encoder(name) for name in adapters if name in layer.config]
-        if not parts:
+        names = [name for name in adapters if name in layer.config]
+        if not names:
             continue
-        whole = cast("FlatEncoder", layer.encoder(adapter_name))
+        parts, frozen = (
+            [layer.encoder(name) for name in names],
+            [layer.config[name].num_frozen_tokens for name in names],
+        )
         keys, values = zip(*(part() for part in parts), strict=True)
-        whole.fill(torch.cat(keys, dim=1), torch.cat(values, dim=1))
+        whole = cast("FlatEncoder", layer.encoder(adapter_name))
+        whole.fill(_joined(keys, frozen), _joined(values, frozen))
         if whole.p_gate is not None:
             gates = [_gate(part, key.shape[1]) for part, key in zip(parts, keys, strict=True)]
-            whole.p_gate.copy_(torch.cat(gates, dim=1))
+            whole.p_gate.copy_(_joined(gates, frozen))
+
+
+def _joined(parts: Sequence[Tensor], frozen: Sequence[int]) -> Tensor:
+    """(G, P, ...) of the first so many of each part, then the rest of each."""
+    pairs = list(zip(parts, frozen, strict=True))
+    return torch.cat([*(part[:, :k] for part, k in pairs), *(part[:, k:] for part, k in pairs)], dim=1)
 
 
 def _gate(part: Encoder, length: int) -> Tensor:

@@ -103,6 +103,10 @@ class PrefixConfig(PeftConfig):
             "'token': a gate for each virtual token as well."
         },
     )
+    num_frozen_tokens: int = field(
+        default=0,
+        metadata={"help": "The first so many virtual tokens keep the values they start with, as attention sinks."},
+    )
     init_text: str | None = field(
         default=None,
         metadata={"help": "Start from the activations of these words, repeated or cut to P. None: of random tokens."},
@@ -141,6 +145,7 @@ class PrefixConfig(PeftConfig):
         _check_count("num_virtual_tokens", self.num_virtual_tokens)
         _check_count("encoder_hidden_size", self.encoder_hidden_size)
         self._check_pattern()
+        self._check_frozen()
         self._check_sites()
         if not 0.0 <= self.prefix_dropout < 1.0:
             raise ValueError(f"prefix_dropout must be at least 0 and below 1, got {self.prefix_dropout}.")
@@ -181,6 +186,20 @@ class PrefixConfig(PeftConfig):
             except re.error as error:
                 raise ValueError(f"num_virtual_tokens_pattern has no valid expression {pattern!r}: {error}.") from error
 
+    def _check_frozen(self) -> None:
+        _check_count("num_frozen_tokens", self.num_frozen_tokens, least=0)
+        shortest = min([self.num_virtual_tokens, *self.num_virtual_tokens_pattern.values()])
+        if self.num_frozen_tokens >= shortest:
+            raise ValueError(
+                f"num_frozen_tokens={self.num_frozen_tokens} leaves nothing to train of {shortest} virtual tokens; "
+                "1 makes an attention sink."
+            )
+        if self.num_frozen_tokens and self.prefix_projection:
+            raise ValueError(
+                f"num_frozen_tokens={self.num_frozen_tokens} needs a flat prefix: with prefix_projection one MLP makes "
+                "all virtual tokens, and none can stay as it is. Leave one of the two out."
+            )
+
     def _check_sites(self) -> None:
         if self.sites is None:
             return
@@ -218,8 +237,8 @@ class PrefixConfig(PeftConfig):
         explain_loading(directory, self.base_model_name_or_path, self.task_type)
 
 
-def _check_count(name: str, value: Any) -> None:
+def _check_count(name: str, value: Any, least: int = 1) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")

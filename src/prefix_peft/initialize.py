@@ -98,7 +98,11 @@ def starting_tokens(model: PreTrainedModel, config: PrefixConfig) -> Tensor | No
     if config.init_text is not None:
         _check_reads_tokens(model)
         return _words(_tokenizer(model, config), config.init_text)
-    return _ordinary_tokens(model)
+    tokens = _ordinary_tokens(model)
+    sink = model.config.get_text_config().bos_token_id
+    if config.num_frozen_tokens and isinstance(sink, int):
+        tokens[0] = sink  # the first token of the texts on which the model was trained
+    return tokens
 
 
 def start(model: PreTrainedModel, adapter_name: str, tokens: Tensor | None) -> None:

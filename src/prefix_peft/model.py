@@ -23,6 +23,7 @@ from .encoders import FlatEncoder, MLPEncoder, Trunk
 from .hook import CHILD, Call, calling, install
 from .initialize import start, starting_tokens
 from .layer import BASE, PrefixLayer, check_names, prefix_layers
+from .sinks import SinkEncoder
 from .sites import Anatomy, Site
 from .watching import anatomy_of, remembered_anatomy
 
@@ -82,6 +83,8 @@ class PrefixModel(BaseTuner):
 
     def _encoder(self, config: PrefixConfig, site: Site) -> FlatEncoder | MLPEncoder:
         length = config.length_at(site.name)
+        if config.num_frozen_tokens:
+            return SinkEncoder(site, length, config.num_frozen_tokens, gate=config.gate)
         if not config.prefix_projection:
             return FlatEncoder(site, length, gate=config.gate)
         owns_trunk = not self._trunks
@@ -127,7 +130,7 @@ class PrefixModel(BaseTuner):
     ) -> None:
         """Put several prefixes one after the other into one, which does what ``set_adapter(adapters)`` does.
 
-        It is flat, its P is the sum of theirs, and it is not active yet. What was gated in each stays so.
+        It is flat, its P is the sum of theirs, and it is not active yet. What was gated or frozen in each stays so.
 
         Args:
             adapters: whose prefixes.
