@@ -11,6 +11,7 @@ from prefix_peft import PrefixConfig
 
 OPTIONS = {
     "llama": {},
+    "qwen3": {"num_frozen_tokens": 1},
     "gpt2": {"position_mode": "shift", "gate": True},
     "t5": {"prefix_projection": True},
 }

@@ -28,6 +28,7 @@ REFUSED = [
         ValueError,
         "position_mode='shift' moves the text by one number",
     ),
+    ({"gate": "row"}, ValueError, r"unknown gate 'row'; choose from \[False, True, 'token'\]"),
     ({"release_dtype": "int3"}, ValueError, "unknown release_dtype 'int3'; choose from"),
     ({"init_text": "  "}, ValueError, "init_text needs at least one word"),
     ({"layers_pattern": "layers"}, ValueError, "set both"),

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from test_batches import build as build_tokenizer
 from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel
 
+import prefix_peft
 from prefix_peft.__main__ import main
 from prefix_peft.training import loop
 from prefix_peft.training.arguments import TrainArguments
@@ -97,6 +98,15 @@ def test_a_resumed_run_equals_the_uninterrupted_one(more, folder, tmp_path):
     assert equal(released(tmp_path / "resumed"), released(tmp_path / "whole"))
     assert again.progress.log == whole.progress.log
     assert not equal(released(tmp_path / "whole" / "checkpoint-3"), released(tmp_path / "whole"))
+
+
+def test_frozen_tokens_come_from_the_checkpoint(folder, tmp_path, monkeypatch):
+    """A start from the same tokens may differ in its last bits elsewhere."""
+    train(options(folder, tmp_path, save_steps=3, num_frozen_tokens=1))
+    before = released(tmp_path)
+    monkeypatch.setattr(prefix_peft.model, "starting_tokens", lambda *_: torch.arange(9, 73))
+    train(options(folder, tmp_path, resume_from_checkpoint=tmp_path / "checkpoint-3", num_frozen_tokens=1))
+    assert equal(released(tmp_path), before)
 
 
 def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):

@@ -1,7 +1,7 @@
 """The release file: P and nothing else, read only when it fits.
 
 ``adapter_model.safetensors`` holds, for each site, ``p_key`` (G, P, D_k) and ``p_value`` (G, P, D_v), and ``p_gate``
-(G,) where the prefix has a gate. An MLP is folded into P before anything is written.
+(G,) or (G, P) where the prefix has a gate. An MLP is folded into P before anything is written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from .config import PrefixConfig, Shapes
-from .encoders import MLPEncoder
+from .encoders import MLPEncoder, gate_shape
 from .layer import PrefixLayer
 from .sites import Site
 
@@ -103,7 +103,7 @@ def check_fits(config: PrefixConfig, sites: dict[str, Site], fingerprint: list[f
         heads, length = site.num_key_value_heads, config.length_at(site.name)
         needed |= {f"{path}.p_key": (heads, length, site.key_dim), f"{path}.p_value": (heads, length, site.value_dim)}
         if config.gate:
-            needed[f"{path}.p_gate"] = (heads,)
+            needed[f"{path}.p_gate"] = gate_shape(config.gate, heads, length)
     _compare(found, needed, config, model_name)
     _check_base(config, fingerprint, model_name)
     config.file_shapes = None  # checked once; the same config may serve another model that is trained anew
@@ -133,7 +133,7 @@ def check_tensors(state_dict: dict[str, Tensor], model: nn.Module, adapter_name:
     needed: Shapes = {}
     for path, encoder in encoders_of(model, adapter_name):
         path = "base_model.model." + path.removeprefix("base_model.model.").removesuffix(f".{adapter_name}")
-        needed |= {f"{path}.{name}": tuple(parameter.shape) for name, parameter in encoder.named_parameters()}
+        needed |= {f"{path}.{name}": tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
     found = {
         key if key.startswith("base_model.") else f"base_model.model.{key}": tuple(tensor.shape)
         for key, tensor in state_dict.items()

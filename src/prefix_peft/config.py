@@ -19,6 +19,7 @@ Shapes = dict[str, tuple[int, ...]]  # of tensors, by name
 
 ROLES = ("encoder", "decoder", "cross")
 POSITION_MODES = ("keep", "shift")
+GATES = (False, True, "token")
 DTYPES = ("float32", "bfloat16", "float16")
 # What describes how a prefix is trained, not what it is: a release holds P alone, so these return to their defaults.
 TRAINING_FIELDS = (
@@ -99,9 +100,16 @@ class PrefixConfig(PeftConfig):
     prefix_dropout: float = field(
         default=0.0, metadata={"help": "Dropout on the prefix's keys and values in training."}
     )
-    gate: bool = field(
+    gate: bool | str = field(
         default=False,
-        metadata={"help": "Start exactly at the base model: a gate per key/value head on the prefix's mass, from 0."},
+        metadata={
+            "help": "Start exactly at the base model: a gate per key/value head on the prefix's mass, from 0. "
+            "'token': a gate for each virtual token as well."
+        },
+    )
+    num_frozen_tokens: int = field(
+        default=0,
+        metadata={"help": "The first so many virtual tokens keep the values they start with, as attention sinks."},
     )
     init_text: str | None = field(
         default=None,
@@ -143,9 +151,11 @@ class PrefixConfig(PeftConfig):
         super().__post_init__()
         self.peft_type = PREFIX_KV
         self.file_shapes: Shapes | None = None  # what the file beside a loaded config declares
+        self.filled_by_caller = False  # a new prefix need not be started then
         _check_count("num_virtual_tokens", self.num_virtual_tokens)
         _check_count("encoder_hidden_size", self.encoder_hidden_size)
         self._check_pattern()
+        self._check_frozen()
         self._check_sites()
         if not 0.0 <= self.prefix_dropout < 1.0:
             raise ValueError(f"prefix_dropout must be at least 0 and below 1, got {self.prefix_dropout}.")
@@ -153,6 +163,8 @@ class PrefixConfig(PeftConfig):
             raise ValueError(f"unknown position_mode {self.position_mode!r}; choose from {list(POSITION_MODES)}.")
         if self.attention_form not in FORMS:
             raise ValueError(f"unknown attention_form {self.attention_form!r}; choose from {list(FORMS)}.")
+        if self.gate not in GATES:
+            raise ValueError(f"unknown gate {self.gate!r}; choose from {list(GATES)}.")
         if self.release_dtype not in DTYPES:
             raise ValueError(f"unknown release_dtype {self.release_dtype!r}; choose from {list(DTYPES)}.")
         if self.position_mode == "shift" and self.num_virtual_tokens_pattern:
@@ -185,6 +197,20 @@ class PrefixConfig(PeftConfig):
                 re.compile(pattern)
             except re.error as error:
                 raise ValueError(f"num_virtual_tokens_pattern has no valid expression {pattern!r}: {error}.") from error
+
+    def _check_frozen(self) -> None:
+        _check_count("num_frozen_tokens", self.num_frozen_tokens, least=0)
+        shortest = min([self.num_virtual_tokens, *self.num_virtual_tokens_pattern.values()])
+        if self.num_frozen_tokens >= shortest:
+            raise ValueError(
+                f"num_frozen_tokens={self.num_frozen_tokens} leaves nothing to train of {shortest} virtual tokens; "
+                "1 makes an attention sink."
+            )
+        if self.num_frozen_tokens and self.prefix_projection:
+            raise ValueError(
+                f"num_frozen_tokens={self.num_frozen_tokens} needs a flat prefix: with prefix_projection one MLP makes "
+                "all virtual tokens, and none can stay as it is. Leave one of the two out."
+            )
 
     def _check_sites(self) -> None:
         if self.sites is None:
@@ -223,8 +249,8 @@ class PrefixConfig(PeftConfig):
         explain_loading(directory, self.base_model_name_or_path, self.task_type)
 
 
-def _check_count(name: str, value: Any) -> None:
+def _check_count(name: str, value: Any, least: int = 1) -> None:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be a whole number, got {value!r}.")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, got {value}.")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}.")

@@ -15,17 +15,17 @@ from .sites import Site
 
 
 class FlatEncoder(nn.Module):
-    """P itself: keys (G, P, D_k) and values (G, P, D_v), and a gate (G,) where the prefix starts shut.
+    """P itself: keys (G, P, D_k) and values (G, P, D_v), and a gate where the prefix starts shut.
 
     It is made empty; `initialize` or a file fills it.
     """
 
-    def __init__(self, site: Site, length: int, *, gate: bool) -> None:
+    def __init__(self, site: Site, length: int, *, gate: bool | str) -> None:
         super().__init__()
         heads = site.num_key_value_heads
         self.p_key = nn.Parameter(torch.zeros(heads, length, site.key_dim, dtype=torch.float32))
         self.p_value = nn.Parameter(torch.zeros(heads, length, site.value_dim, dtype=torch.float32))
-        self.p_gate = nn.Parameter(torch.zeros(heads, dtype=torch.float32)) if gate else None
+        self.p_gate = _shut_gate(gate, heads, length)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """P_K (G, P, D_k) and P_V (G, P, D_v)."""
@@ -53,11 +53,11 @@ class Trunk(nn.Module):
 class MLPEncoder(nn.Module):
     """One site's share of the MLP: the head (m -> G x (D_k + D_v)) on the shared trunk, which the first site owns."""
 
-    def __init__(self, site: Site, length: int, trunk: Trunk, *, owns_trunk: bool, gate: bool) -> None:
+    def __init__(self, site: Site, length: int, trunk: Trunk, *, owns_trunk: bool, gate: bool | str) -> None:
         super().__init__()
         self.length, self.heads, self.dims = length, site.num_key_value_heads, (site.key_dim, site.value_dim)
         self.head = nn.Linear(trunk.linear.out_features, self.heads * sum(self.dims), dtype=torch.float32)
-        self.p_gate = nn.Parameter(torch.zeros(self.heads, dtype=torch.float32)) if gate else None
+        self.p_gate = _shut_gate(gate, self.heads, length)
         self.trunk = trunk if owns_trunk else None
         self._kept: _Kept | None = None
         self._shared = (trunk,)  # a tuple, so that only the owner registers it
@@ -110,3 +110,12 @@ def _state(parameters: list[Tensor]) -> list[tuple[int, int]]:
 
 
 Encoder = FlatEncoder | MLPEncoder
+
+
+def gate_shape(gate: bool | str, heads: int, length: int) -> tuple[int, ...]:
+    """Of the gate of one site: (G,), or (G, P) where each virtual token has its own."""
+    return (heads, length) if gate == "token" else (heads,)
+
+
+def _shut_gate(gate: bool | str, heads: int, length: int) -> nn.Parameter | None:
+    return nn.Parameter(torch.zeros(gate_shape(gate, heads, length), dtype=torch.float32)) if gate else None

@@ -89,17 +89,21 @@ def initialize_kv_prefix_from_text(
 
 
 def starting_tokens(model: PreTrainedModel, config: PrefixConfig) -> Tensor | None:
-    """The tokens (N,) among which a new prefix starts: ``init_text``, else random ones; None where a file fills it.
+    """The tokens (N,) among which a new prefix starts: ``init_text``, else random ones; None where others fill it.
 
     Raises:
         ValueError: ``init_text`` without a tokenizer to read it, or without a token.
     """
-    if config.inference_mode:
+    if config.inference_mode or config.filled_by_caller:
         return None
     if config.init_text is not None:
         _check_reads_tokens(model)
         return _words(_tokenizer(model, config), config.init_text)
-    return _ordinary_tokens(model)
+    tokens = _ordinary_tokens(model)
+    sink = model.config.get_text_config().bos_token_id
+    if config.num_frozen_tokens and isinstance(sink, int):
+        tokens[0] = sink  # the first token of the texts on which the model was trained
+    return tokens
 
 
 def start(model: PreTrainedModel, adapter_name: str, tokens: Tensor | None) -> None:

@@ -82,7 +82,8 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         rate = self.config[name].prefix_dropout
         if rate and self.training:
             p_key, p_value = F.dropout(p_key, rate), F.dropout(p_value, rate)
-        gate = None if encoder.p_gate is None else encoder.p_gate[None, :, None].expand(-1, -1, p_key.shape[1])
+        heads, length, _ = p_key.shape
+        gate = None if encoder.p_gate is None else encoder.p_gate.view(1, heads, -1).expand(-1, -1, length)
         return Prefix(p_key[None], p_value[None], gate)
 
     def _per_row(self, batch_size: int, rows: Sequence[str | None]) -> PrefixRows | None:

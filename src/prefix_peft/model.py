@@ -17,11 +17,13 @@ from transformers import PreTrainedModel
 from . import batching, frozen, positions
 from .by_hand.door import close_door, open_door
 from .checkpoint import check_fits, check_tensors, encoders_of, folded
+from .concatenate import check_request, concatenate, joint_config
 from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder, Trunk
 from .hook import CHILD, Call, calling, install
 from .initialize import start, starting_tokens
 from .layer import BASE, PrefixLayer, check_names, prefix_layers
+from .sinks import SinkEncoder
 from .sites import Anatomy, Site
 from .tried import try_kernels
 from .watching import anatomy_of, remembered_anatomy
@@ -83,6 +85,8 @@ class PrefixModel(BaseTuner):
 
     def _encoder(self, config: PrefixConfig, site: Site) -> FlatEncoder | MLPEncoder:
         length = config.length_at(site.name)
+        if config.num_frozen_tokens:
+            return SinkEncoder(site, length, config.num_frozen_tokens, gate=config.gate)
         if not config.prefix_projection:
             return FlatEncoder(site, length, gate=config.gate)
         owns_trunk = not self._trunks
@@ -118,6 +122,32 @@ class PrefixModel(BaseTuner):
         positions.place(self.model)
         if not prefix_layers(self.model):
             frozen.release(self.model)
+
+    def add_weighted_adapter(
+        self,
+        adapters: Sequence[str],
+        weights: Sequence[float] | None = None,
+        adapter_name: str | None = None,
+        combination_type: str = "cat",
+    ) -> None:
+        """Put several prefixes one after the other into one, which does what ``set_adapter(adapters)`` does.
+
+        It is flat, its P is the sum of theirs, and it is not active yet. What was gated or frozen in each stays so.
+
+        Args:
+            adapters: whose prefixes.
+            weights: all 1, or left out.
+            adapter_name: of the new one.
+            combination_type: 'cat'.
+
+        Raises:
+            ValueError: an unknown or taken name, weights, another combination, or prefixes that do not go together.
+        """
+        name = check_request(list(self.peft_config), adapters, weights, adapter_name, combination_type)
+        layers = prefix_layers(self.model)
+        self.peft_config[name] = joint_config(layers, adapters)
+        self.inject_adapter(self.model, name)
+        concatenate(layers, adapters, name)
 
     def unload(self) -> nn.Module:
         """The base model, without any trace of a prefix."""

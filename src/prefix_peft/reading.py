@@ -1,108 +1,101 @@
-"""The keys and values of real tokens, as the frozen model computes them to the left of a text."""
+"""The keys and values of real tokens, as the frozen model computes them to the left of a text.
+
+A long text is read in chunks, each behind the model's own cache of those before it, so that what is held at a time
+grows with the chunk and not with the square of the text.
+"""
 
 from __future__ import annotations
 
 import inspect
-from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+import logging
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .by_hand.door import opened
-from .hook import Call, calling
+from .one_pass import KeysValues, one_pass
 from .trial import body, is_encoder_decoder, token_table, undisturbed
 from .watching import anatomy_of
 
-KeysValues = dict[str, tuple[Tensor, Tensor]]  # by site name: keys (G, P, D_k) and values (G, P, D_v)
+logger = logging.getLogger(__name__)
+
+CHUNK = 512  # tokens
+PROBE, PROBE_CHUNK = 16, 6  # tokens: two chunks behind a first one, the last of them shorter
 
 
 def read_activations(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> KeysValues:
     """The keys and values of ``tokens`` (1, P) at every site of the frozen ``model``, no prefix taking part."""
-    anatomy = anatomy_of(model)
-    sites = {model.get_submodule(name): site for name, site in anatomy.sites.items()}
-    seen: dict[str, list[tuple[Tensor, Tensor]]] = {name: [] for name in anatomy.sites}
-
-    def keep(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, turn: int) -> None:
-        site = sites.get(module)
-        if site is not None and len(seen[site.name]) < site.turns:
-            count = decoder_tokens.shape[1] if site.role == "decoder" else tokens.shape[1]
-            key, value = key[0].detach().float(), value[0].detach().float()
-            seen[site.name].append(_of_the_tokens(key, value, count, site.sees_encoder))
-
-    by_hand = [module for module, site in sites.items() if site.by_hand]
-    with undisturbed(model), opened(by_hand), calling(Call(watcher=keep)):
-        _run(model, list(sites), _inputs(model, tokens, decoder_tokens), _positions(model, tokens, decoder_tokens))
-    return {
-        name: (turns[0][0], torch.cat([value for _, value in turns], dim=-1)) for name, turns in seen.items() if turns
-    }
+    by_hand = [model.get_submodule(name) for name, site in anatomy_of(model).sites.items() if site.by_hand]
+    with undisturbed(model), opened(by_hand):
+        if tokens.shape[1] > CHUNK and _continues(model, tokens):
+            return _in_chunks(model, tokens, CHUNK)
+        return _at_once(model, tokens, decoder_tokens)
 
 
-def _of_the_tokens(key: Tensor, value: Tensor, count: int, merged: bool) -> tuple[Tensor, Tensor]:
-    """Keys and values (G, count, D) of the tokens, where a model has put more beside them: its own, or padding.
+def _at_once(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> KeysValues:
+    inputs, positions = _inputs(model, tokens, decoder_tokens), _positions(model, tokens, decoder_tokens)
+    length = tokens.shape[1]
+    lengths = {"encoder": length, "cross": length, "decoder": decoder_tokens.shape[1]}
+    return one_pass(model, inputs, positions, lengths)[0]
 
-    ``merged`` attention is over a decoder's tokens and, behind them, its encoder's.
+
+def _in_chunks(model: PreTrainedModel, tokens: Tensor, size: int, *, quiet: bool = False) -> KeysValues:
+    """Read ``size`` tokens at a time, those before them in the cache that the model made."""
+    positions, cache, chunks = _positions(model, tokens, tokens), None, []
+    bar = tqdm(range(0, tokens.shape[1], size), desc="reading the tokens", unit="chunk", disable=quiet)
+    for start in bar:
+        piece = tokens[:, start : start + size]
+        here = {name: ids[:, start : start + size] for name, ids in positions.items()}
+        inputs = _inputs(model, piece, piece) | {"use_cache": True, "past_key_values": cache}
+        seen, cache = one_pass(model, inputs, here, {"encoder": piece.shape[1], "decoder": piece.shape[1]})
+        chunks.append(seen)
+    return _joined(chunks)
+
+
+def _joined(chunks: list[KeysValues]) -> KeysValues:
+    """The chunks one after the other. They are given up on the way, for a long prefix is most of the memory."""
+    whole: KeysValues = {}
+    for name in list(chunks[0]):
+        keys, values = zip(*(chunk.pop(name) for chunk in chunks), strict=True)
+        whole[name] = torch.cat(keys, dim=1), torch.cat(values, dim=1)
+    return whole
+
+
+def _continues(model: PreTrainedModel, tokens: Tensor) -> bool:
+    """Whether ``model`` reads the first of ``tokens`` in chunks as it reads them at once.
+
+    Not all do: encoders see what comes behind as well, and some recurrent layers go on by one token only.
     """
-    if key.shape[1] > count:
-        filled = (key != 0).any(-1).any(0)
-        place = slice(count) if merged else slice(-count, None)
-        key, value = key[:, filled][:, place], value[:, filled][:, place]
-    return key, value
-
-
-def _run(model: PreTrainedModel, sites: list[nn.Module], inputs: dict[str, Any], positions: dict[str, Tensor]) -> None:
-    """Read the tokens, at ``positions`` where there are any.
-
-    Models that scale their queries by position have no scale for one to the left of a text. So the tokens are read
-    where a text begins, and then once more to the left of it, for the keys alone: all attention gives what it gave.
-    """
-    if not positions:
-        body(model)(**inputs)
-        return
+    known = inspect.signature(body(model).forward).parameters
+    if is_encoder_decoder(model) or not {"past_key_values", "use_cache"} <= known.keys():
+        return False
+    few = tokens[:, :PROBE]
+    whole = _at_once(model, few, few)
     try:
-        with calling(Call(watcher=lambda *_: None)), _recording(sites) as outputs:
-            body(model)(**inputs)
-        with _replaying(outputs):
-            body(model)(**inputs, **positions)
-    except (TypeError, ValueError):  # a model that takes no positions after all, or none to the left of the text
-        body(model)(**inputs)
-
-
-@contextmanager
-def _recording(modules: list[nn.Module]) -> Iterator[dict[nn.Module, deque[Any]]]:
-    """What each module returns inside, in the order of its calls."""
-    outputs: dict[nn.Module, deque[Any]] = {module: deque() for module in modules}
-    handles = [module.register_forward_hook(lambda m, _, output: outputs[m].append(output)) for module in modules]
-    try:
-        yield outputs
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
-def _replaying(outputs: dict[nn.Module, deque[Any]]) -> Iterator[None]:
-    """Inside, each module returns what was recorded."""
-    handles = [module.register_forward_hook(lambda m, *_: outputs[m].popleft()) for module in outputs]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+        parts = _in_chunks(model, few, PROBE_CHUNK, quiet=True)
+    except Exception as error:  # whatever it is: there is another way to read
+        logger.info("%s does not go on from its cache, and is read at once: %s", type(model).__name__, error)
+        return False
+    rounding = torch.finfo(model.dtype).eps ** 0.5
+    pairs = [(parts[name][i], whole[name][i]) for name in whole for i in (0, 1)]
+    return all((ours - theirs).norm() <= rounding * theirs.norm() for ours, theirs in pairs)
 
 
 def _inputs(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> dict[str, Any]:
     device, shape = token_table(model).device, anatomy_of(model).source_shape
+    known = inspect.signature(body(model).forward).parameters
     inputs: dict[str, Any] = {"input_ids": tokens.to(device)}
     if shape is not None:
         inputs = {model.main_input_name: torch.randn(shape, dtype=model.dtype, device=device)}
     if is_encoder_decoder(model):
         inputs["decoder_input_ids"] = decoder_tokens.to(device)
-    if "use_cache" in inspect.signature(body(model).forward).parameters:
+    if "use_cache" in known:
         inputs["use_cache"] = False
+    if "logits_to_keep" in known:
+        inputs["logits_to_keep"] = 1  # none is needed, and those of a large vocabulary are more than all the rest
     return inputs
 
 

@@ -43,6 +43,7 @@ class TrainArguments(DataArguments):
     prefix_projection: bool = _option(False, "Train through the paper's MLP, which the release folds away.")
     encoder_hidden_size: int = _option(512, "Width of that MLP.")
     prefix_dropout: float = _option(0.0, "Dropout on the prefix while training.")
+    num_frozen_tokens: int = _option(0, "The first so many virtual tokens keep their start, as attention sinks.")
     gate: bool = _option(False, "Start exactly at the base model: a gate on the prefix's mass, from 0.")
     init_text: str | None = _option(None, "Start from the activations of these words. Default: random tokens.")
     learning_rate: float | None = _option(None, "Default: 1e-1 for a flat prefix, 1e-3 with --prefix-projection.")

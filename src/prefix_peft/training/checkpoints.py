@@ -103,10 +103,16 @@ def _trained(model: PeftModel) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def _frozen(model: PeftModel) -> dict[str, Tensor]:
+    """What no optimizer changes and another start of the prefix would."""
+    return {name: buffer for name, buffer in model.named_buffers() if ".prefix_kv_encoder." in name}
+
+
 def _tensors(model: PeftModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     tensors = {"random.cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         tensors |= {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    tensors |= {f"frozen.{name}": buffer for name, buffer in _frozen(model).items()}
     for name, parameter in _trained(model).items():
         tensors[f"parameter.{name}"] = parameter.detach()
         for key, value in optimizer.state[parameter].items():
@@ -141,6 +147,8 @@ def _restore(tensors: dict[str, Tensor], model: PeftModel, optimizer: torch.opti
             kind = key.removeprefix("optimizer.").removesuffix(suffix)
             value = tensors[key]
             optimizer.state[parameter][kind] = value if kind == "step" else value.to(parameter.device)
+    for name, buffer in _frozen(model).items():
+        buffer.copy_(tensors[f"frozen.{name}"])
     torch.set_rng_state(tensors["random.cpu"])
     cuda = [tensors[key] for key in sorted(tensors) if key.startswith("random.cuda.")]
     if cuda and torch.cuda.is_available():

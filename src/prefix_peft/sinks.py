@@ -1,0 +1,67 @@
+"""Attention sinks: the first virtual tokens of a prefix stay what they were when it was filled, and the rest trains.
+
+Many models send the attention that they have no use for to the first token of a text, and suffer when it changes.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .encoders import FlatEncoder
+from .sites import Site
+
+WHOLE = ("p_key", "p_value")
+
+
+class SinkEncoder(FlatEncoder):
+    """P in two parts: buffers (G, k, D) that nothing trains, and parameters (G, P - k, D) behind them.
+
+    To all who save or load it is a `FlatEncoder`: its ``p_key`` and ``p_value`` are the whole of P, also when set.
+    """
+
+    def __init__(self, site: Site, length: int, frozen: int, *, gate: bool | str) -> None:
+        vars(self)["frozen"] = frozen  # before P is made, and torch allows for no other way then
+        super().__init__(site, length, gate=gate)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in WHOLE:
+            return torch.cat([self.get_buffer(f"frozen_{name}"), self.get_parameter(f"trained_{name}")], dim=1)
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in WHOLE:
+            return super().__setattr__(name, value)
+        frozen, trained = _parts(value.detach(), self.frozen)
+        self.register_parameter(f"trained_{name}", nn.Parameter(trained, requires_grad=value.requires_grad))
+        device = self.get_parameter(f"trained_{name}").device  # PEFT may put parameters elsewhere than they were made
+        self.register_buffer(f"frozen_{name}", frozen.to(device))
+
+    @torch.no_grad()
+    def fill(self, keys: Tensor, values: Tensor) -> None:
+        """Become these keys (G, P, D_k) and values (G, P, D_v)."""
+        for name, whole in zip(WHOLE, (keys, values), strict=True):
+            frozen, trained = _parts(whole, self.frozen)
+            self.get_buffer(f"frozen_{name}").copy_(frozen)
+            self.get_parameter(f"trained_{name}").copy_(trained)
+
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for name in WHOLE:
+            parts = [destination.pop(f"{prefix}{part}_{name}") for part in ("frozen", "trained")]
+            destination[f"{prefix}{name}"] = torch.cat(parts, dim=1)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        for name in WHOLE:
+            whole = state_dict.pop(f"{prefix}{name}", None)
+            if whole is not None:
+                frozen, trained = _parts(whole, self.frozen)
+                state_dict |= {f"{prefix}frozen_{name}": frozen, f"{prefix}trained_{name}": trained}
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _parts(whole: Tensor, frozen: int) -> tuple[Tensor, Tensor]:
+    """(G, k, D) and (G, P - k, D), each of its own memory."""
+    return whole[:, :frozen].clone(), whole[:, frozen:].clone()
