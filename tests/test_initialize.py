@@ -160,7 +160,7 @@ def test_a_start_that_fails_leaves_the_model_as_it_was(monkeypatch):
     base = tiny.build("llama")
     names = [name for name, _ in base.named_modules()]
 
-    def fail(*_):
+    def fail(*_, **__):
         raise MemoryError("no room")
 
     monkeypatch.setattr(prefix_peft.initialize, "read_activations", fail)

@@ -117,7 +117,7 @@ def start(model: PreTrainedModel, adapter_name: str, tokens: Tensor | None) -> N
         return
     config = layers[0].config[adapter_name]
     longest = max(layer.length_of(adapter_name) for layer in layers)
-    read = read_activations(model, tokens[None, :longest], tokens[None, :longest])
+    read = read_activations(model, tokens[None, :longest], tokens[None, :longest], exact=config.init_text is not None)
     activations: KeysValues = {}
     for layer in layers:
         keys, values = read[layer.site.name]

@@ -26,19 +26,28 @@ CHUNK = 512  # tokens
 PROBE, PROBE_CHUNK = 16, 6  # tokens: two chunks behind a first one, the last of them shorter
 
 
-def read_activations(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> KeysValues:
-    """The keys and values of ``tokens`` (1, P) at every site of the frozen ``model``, no prefix taking part."""
+def read_activations(
+    model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor, *, exact: bool = True
+) -> KeysValues:
+    """The keys and values of ``tokens`` (1, P) at every site of the frozen ``model``, no prefix taking part.
+
+    What is not to be ``exact`` takes one pass where it can.
+    """
     by_hand = [model.get_submodule(name) for name, site in anatomy_of(model).sites.items() if site.by_hand]
     with undisturbed(model), opened(by_hand):
         if tokens.shape[1] > CHUNK and _continues(model, tokens):
             return _in_chunks(model, tokens, CHUNK)
-        return _at_once(model, tokens, decoder_tokens)
+        return _at_once(model, tokens, decoder_tokens, exact=exact)
 
 
-def _at_once(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> KeysValues:
+def _at_once(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor, *, exact: bool = True) -> KeysValues:
     inputs, positions = _inputs(model, tokens, decoder_tokens), _positions(model, tokens, decoder_tokens)
     length = tokens.shape[1]
     lengths = {"encoder": length, "cross": length, "decoder": decoder_tokens.shape[1]}
+    if positions and not exact:
+        seen, _ = one_pass(model, inputs | positions, {}, lengths)
+        if all(side.isfinite().all() for pair in seen.values() for side in pair):
+            return seen
     return one_pass(model, inputs, positions, lengths)[0]
 
 
