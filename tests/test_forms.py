@@ -39,6 +39,7 @@ class Problem(NamedTuple):
     choice: list[int]  # of each row, -1 for none
     allowed: Tensor  # (B, T, S)
     mask: Tensor | None
+    scale: float | None = None
 
     @property
     def leaves(self) -> list[Tensor]:
@@ -51,7 +52,9 @@ class Problem(NamedTuple):
         return keys, values
 
     def expected(self) -> Tensor:
-        return reference.attention(self.query, self.key, self.value, self.allowed, *self.of_rows())
+        return reference.attention(
+            self.query, self.key, self.value, self.allowed, *self.of_rows(), scale=self.scale
+        )  # fmt: skip
 
     def ours(self, form: str) -> Tensor:
         prefixes = [Prefix(key, value) for key, value in self.prefixes]
@@ -59,7 +62,7 @@ class Problem(NamedTuple):
         given = prefixes[0] if together else PrefixRows(prefixes, self.choice)
         module = Attention(self.query.shape[1] // self.key.shape[1])
         call = AttentionCall(
-            sdpa_attention_forward, "sdpa", module, self.query, self.key, self.value, self.mask, {"scaling": None}
+            sdpa_attention_forward, "sdpa", module, self.query, self.key, self.value, self.mask, {"scaling": self.scale}
         )
         return attend_with_prefix(call, given, form)[0]
 
@@ -72,7 +75,9 @@ class Problem(NamedTuple):
             value = torch.cat([p_value, self.value[b]], dim=1).repeat_interleave(heads, dim=0)
             seen = F.pad(self.allowed[b], (p_key.shape[1], 0), value=True)
             with sdpa_kernel(SDPBackend.MATH):
-                rows.append(F.scaled_dot_product_attention(self.query[b], key, value, seen).transpose(0, 1))
+                rows.append(
+                    F.scaled_dot_product_attention(self.query[b], key, value, seen, scale=self.scale).transpose(0, 1)
+                )
         return torch.stack(rows)
 
 
@@ -110,9 +115,12 @@ def problems(draw):
             else torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
         )
     index = [used.index(n) if n >= 0 else -1 for n in choice]
-    return Problem(
-        query, numbers(batch, groups, keys, dim), numbers(batch, groups, keys, dim), prefixes, index, allowed, mask
+    key, value, scale = (
+        numbers(batch, groups, keys, dim),
+        numbers(batch, groups, keys, dim),
+        draw(st.sampled_from([None, 0.1])),
     )
+    return Problem(query, key, value, prefixes, index, allowed, mask, scale)
 
 
 def results(problem: Problem, out: Tensor) -> list[Tensor]:
