@@ -5,9 +5,12 @@ import test_rows
 import tiny
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import prefix_peft
 from prefix_peft import PrefixConfig
+from prefix_peft.attend import why_joined
+from prefix_peft.attention import AttentionCall, Prefix
 
 
 def wrapped(family="llama", length=3, **options):
@@ -100,6 +103,24 @@ def test_inspect_tells_idle_sites_and_attention_by_hand():
     assert {site.form for site in prefix_peft.inspect(wrapped("t5"))} == {"joined"}
     with pytest.raises(ValueError, match="LlamaForCausalLM carries no prefix; wrap it first"):
         prefix_peft.inspect(tiny.build("llama"))
+
+
+@pytest.mark.parametrize(
+    ("options", "mask", "reason"),
+    [
+        ({"dropout": 0.1}, None, "dropout or a position bias"),
+        ({"position_bias": torch.zeros(1, 2, 4, 4)}, None, "dropout or a position bias"),
+        ({}, torch.zeros(1, 1, 4, 4, requires_grad=True), "the mask is learned"),
+        ({}, torch.zeros(1, 1, 4, 4), ""),
+    ],
+)
+def test_what_the_kernels_cannot_do_is_joined(options, mask, reason):
+    query = torch.zeros(1, 2, 4, 8)
+    call = AttentionCall(sdpa_attention_forward, "sdpa", torch.nn.Identity(), query, query, query, mask, options)
+    found = why_joined(call, Prefix(query, query))
+    assert reason in found and bool(reason) == bool(found)
+    assert why_joined(call._replace(query=query.expand(3, -1, -1, -1)), Prefix(query, query))
+    assert "'eager'" in why_joined(call._replace(implementation="eager"), Prefix(query, query))
 
 
 def test_a_form_that_cannot_be_is_refused_with_the_reason():

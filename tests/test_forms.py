@@ -18,7 +18,7 @@ from prefix_peft.attend import attend_with_prefix
 from prefix_peft.attention import AttentionCall, Prefix, PrefixRows
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]  # the loop is in float64
-MASKS = ["none", "boolean", "additive", "heads"]
+MASKS = ["none", "boolean", "additive", "infinite", "heads"]
 
 
 class Attention(nn.Module):
@@ -112,7 +112,9 @@ def problems(draw):
         mask = (
             mask
             if kind == "boolean"
-            else torch.zeros(mask.shape, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
+            else torch.zeros(mask.shape, dtype=dtype).masked_fill(
+                ~mask, -torch.inf if kind == "infinite" else torch.finfo(dtype).min
+            )
         )
     index = [used.index(n) if n >= 0 else -1 for n in choice]
     key, value, scale = (
