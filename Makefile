@@ -2,13 +2,14 @@
 # make test          run the tests
 # make check         lint, format, types and tests
 # make conformance   every architecture of transformers, and the table in docs/architectures.md (minutes)
+# make benchmarks    what a prefix costs, beside the bare model and PEFT's methods, and docs/performance.md (half an hour)
 #
 # Each target makes its own environment in .venv first and installs what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check conformance lint types clean
+.PHONY: demo test check conformance benchmarks lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m prefix_peft demo --output-dir runs/demo
@@ -20,6 +21,9 @@ check: lint types test
 
 conformance: $(VENV)/.test
 	$(BIN)/python tests/conformance --output docs/architectures.md
+
+benchmarks: $(VENV)/.demo
+	$(BIN)/python benchmarks all --page docs/performance.md
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check

@@ -75,9 +75,14 @@ def write_page(records: dict[str, Record], path: Path) -> None:
 
 def parse(arguments: list[str]) -> tuple[argparse.Namespace, Settings]:
     """What was asked for; what was not has the defaults of `Settings`, `QUICK` or one of `SIZES`."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
     given = {name: value for name, value in vars(options).items() if name in Settings.__dataclass_fields__}
-    return options, Settings(**{**(QUICK if options.quick else {}), **SIZES.get(options.size, {}), **given})
+    given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+    try:
+        return options, Settings(**{**(QUICK if options.quick else {}), **SIZES.get(options.size, {}), **given})
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def _parser() -> argparse.ArgumentParser:

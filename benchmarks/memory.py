@@ -112,19 +112,20 @@ class LiveBytes(TorchDispatchMode):
         self._sizes: dict[int, int] = {}  # of storages, by their address
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._see((args, kwargs), counts=False)  # what is new here was made outside, such as the bare model's weights
         result = func(*args, **(kwargs or {}))
-        for part in tree_leaves(result):
-            if isinstance(part, torch.Tensor):
-                self._see(part.untyped_storage())
+        self._see(result, counts=True)
         return result
 
-    def _see(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata in self._sizes:
-            return
-        self._sizes[storage._cdata] = storage.nbytes()
-        self.now += storage.nbytes()
-        self.peak = max(self.peak, self.now)
-        weakref.finalize(storage, self._forget, storage._cdata)
+    def _see(self, parts: Any, counts: bool) -> None:
+        for part in tree_leaves(parts):
+            if not isinstance(part, torch.Tensor) or part.untyped_storage()._cdata in self._sizes:
+                continue
+            storage = part.untyped_storage()
+            self._sizes[storage._cdata] = storage.nbytes() * counts
+            self.now += storage.nbytes() * counts
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self._forget, storage._cdata)
 
     def _forget(self, address: int) -> None:
         self.now -= self._sizes.pop(address)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -30,36 +31,47 @@ class Case:
 def measure(case: Case, trials: Mapping[str, Trial], rounds: int, progress: tqdm, warm_up: bool = True) -> Case:
     """Run each of ``trials`` once to warm up and then once a round. A side that fails is told of and left out."""
     running = dict(trials)
-    for number in range(-1 if warm_up else 0, rounds):
-        for side in turned(list(running), number):
-            progress.set_postfix_str(f"{case.name}: {side}", refresh=False)
-            try:
-                sample = undisturbed(running[side])
-            except Exception as error:
-                case.failures[side] = f"{type(error).__name__}: {error}"
-                case.samples.pop(side, None)
-                del running[side]
-                continue
-            if number >= 0:
-                case.samples.setdefault(side, []).append(sample)
-        progress.update()
+    with collected_between_trials():
+        for number in range(-1 if warm_up else 0, rounds):
+            for side in turned(list(running), number):
+                progress.set_postfix_str(f"{case.name}: {side}", refresh=False)
+                sample = attempt(case, side, running[side])
+                if sample is None:
+                    del running[side]
+                elif number >= 0:
+                    case.samples.setdefault(side, []).append(sample)
+            progress.update()
     return case
+
+
+def attempt(case: Case, side: str, trial: Trial) -> float | None:
+    """What ``trial`` measures; None where it fails, which ``case`` then tells, and forgets what went well before."""
+    gc.collect()
+    try:
+        return trial()
+    except Exception as error:
+        case.failures[side] = f"{type(error).__name__}: {error}"
+        case.samples.pop(side, None)
+        return None
+
+
+@contextmanager
+def collected_between_trials() -> Iterator[None]:
+    """The garbage collector does not run by itself, and when told to it looks only at what is new."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        gc.unfreeze()
 
 
 def turned(sides: Sequence[str], number: int) -> list[str]:
     """The order of one round: another begins each time."""
     start = number % max(len(sides), 1)
     return [*sides[start:], *sides[:start]]
-
-
-def undisturbed(trial: Trial) -> float:
-    """``trial`` without the garbage collector, which may run before but not within."""
-    gc.collect()
-    gc.disable()
-    try:
-        return trial()
-    finally:
-        gc.enable()
 
 
 def now(device: str) -> float:

@@ -50,6 +50,11 @@ class Settings:
     compile: bool = False
     quiet: bool = False
 
+    def __post_init__(self) -> None:
+        for many, few in (("width", "heads"), ("heads", "key_value_heads")):
+            if getattr(self, many) % getattr(self, few):
+                raise ValueError(f"{many} {getattr(self, many)} is no multiple of {few} {getattr(self, few)}.")
+
 
 QUICK: dict[str, Any] = {
     "layers": 2,

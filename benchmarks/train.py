@@ -11,7 +11,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .rounds import Case, measure, now
-from .settings import Settings
+from .settings import Settings, Step
 from .sides import BARE, OURS, PEFT, attach, build, configs, tokens
 
 HOW = """Forward and backward pass of one step, without an optimizer. The bare model's weights are frozen as the others'
@@ -25,11 +25,16 @@ def cases(settings: Settings, progress: tqdm) -> Iterator[Case]:
         ids = tokens(settings, step.batch, step.length)
         trials = {side: partial(step_time, learner(model, c), ids) for side, c in learners(step.prefix).items()}
         yield measure(
-            Case("train", f"{step.batch}x{step.length}, prefix {step.prefix}", "ms/step", BARE),
+            Case("train", named(step), "ms/step", BARE),
             trials,
             settings.rounds,
             progress,
         )
+
+
+def named(step: Step) -> str:
+    """What a step is called in tables."""
+    return f"{step.batch}x{step.length}, prefix {step.prefix}"
 
 
 def count(settings: Settings) -> int:
