@@ -5,22 +5,32 @@ from __future__ import annotations
 import json
 import sys
 import warnings
+from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from inspect import cleandoc
 from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from .training.arguments import EvaluateArguments, GenerateArguments, InspectArguments, TrainArguments
+from .training.arguments import (
+    DistillArguments,
+    EvaluateArguments,
+    GenerateArguments,
+    InspectArguments,
+    TrainArguments,
+)
 from .whole import write_text
 
 USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help lists them)
 
   train      train a prefix for a frozen model
+  distill    train a short prefix to do what a long document in view does
   evaluate   BLEU, chrF and loss of a trained prefix
   generate   what a model with a prefix writes
   inspect    where in a model a prefix goes, how large it is, and how it attends
   demo       train and show a prefix on the embedded base model, offline, in a few minutes
 
   prefix-peft train    --model gpt2-medium --train-file pairs.jsonl --output-dir my-prefix
+  prefix-peft distill  --model gpt2-medium --document-file manual.txt --output-dir manual
   prefix-peft evaluate --model gpt2-medium --adapter my-prefix --data-file test.jsonl
   prefix-peft generate --model gpt2-medium --adapter my-prefix --prompt "name : Ada | field : mathematics"
 """
@@ -33,9 +43,19 @@ def train_command(arguments: TrainArguments) -> None:
 
     trained = train(arguments)
     curve = plot_learning_curve(trained.progress.log, Path(arguments.output_dir, "learning_curve.png"))
-    print(
-        f"\nThe prefix, its model card and log are in {arguments.output_dir}{' with ' + curve.name if curve else ''}."
-    )
+    print(f"\nThe prefix, its model card and log are in {arguments.output_dir}{_with(curve)}.")
+    print(f'Try it: prefix-peft generate --model {arguments.model} --adapter {arguments.output_dir} --prompt "..."')
+
+
+def distill_command(arguments: DistillArguments) -> None:
+    """Distil; afterwards compare with what else could stand before a text, and say how to use the prefix."""
+    from .training.distillation import distill
+    from .training.report import plot_learning_curve, scores_table
+
+    distilled = distill(arguments)
+    curve = plot_learning_curve(distilled.progress.log, Path(arguments.output_dir, "learning_curve.png"))
+    print("\n" + scores_table(distilled.scores, digits=3))
+    print(f"\nThe prefix, its model card and log are in {arguments.output_dir}{_with(curve)}.")
     print(f'Try it: prefix-peft generate --model {arguments.model} --adapter {arguments.output_dir} --prompt "..."')
 
 
@@ -54,8 +74,9 @@ def generate_command(arguments: GenerateArguments) -> None:
     """Print what the model writes, one line for each source."""
     from .training.evaluation import generate_texts
     from .training.models import load_prefix, recall_separator
+    from .training.samples import read_lines
 
-    sources = [arguments.prompt] if arguments.prompt is not None else _lines(str(arguments.input_file))
+    sources = [arguments.prompt] if arguments.prompt is not None else read_lines(str(arguments.input_file))
     model, tokenizer = load_prefix(arguments.model, arguments.adapter)
     texts = generate_texts(
         model, tokenizer, sources, separator=recall_separator(arguments.adapter, arguments.separator),
@@ -81,10 +102,15 @@ def inspect_command(arguments: InspectArguments) -> None:
 
 COMMANDS = {
     "train": (TrainArguments, train_command),
+    "distill": (DistillArguments, distill_command),
     "evaluate": (EvaluateArguments, evaluate_command),
     "generate": (GenerateArguments, generate_command),
     "inspect": (InspectArguments, inspect_command),
 }
+
+
+class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
+    """Defaults beside the options, and descriptions as they were written."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -103,7 +129,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"prefix-peft: unknown command {argv[0]!r}; choose from {[*COMMANDS, 'demo']}.", file=sys.stderr)
         return 2
     kind, run = COMMANDS[argv[0]]
-    parser = HfArgumentParser(kind, prog=f"prefix-peft {argv[0]}", description=kind.__doc__)
+    parser = HfArgumentParser(
+        kind, prog=f"prefix-peft {argv[0]}", description=cleandoc(str(kind.__doc__)), formatter_class=_Help
+    )
     for action in parser._actions:
         if action.dest == "resume_from_checkpoint":
             action.nargs, action.const = "?", "last"
@@ -116,11 +144,8 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _lines(path: str) -> list[str]:
-    lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{path} has no line to read; put one source on each.")
-    return lines
+def _with(file: Path | None) -> str:
+    return f" with {file.name}" if file else ""
 
 
 if __name__ == "__main__":

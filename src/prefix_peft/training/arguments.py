@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 
 def _option(default: Any, text: str, **metadata: Any) -> Any:
@@ -31,25 +31,14 @@ class DataArguments:
 
 
 @dataclass
-class TrainArguments(DataArguments):
-    """prefix-peft train: train a prefix for a frozen model."""
+class RunArguments:
+    """How a prefix is trained: steps, batches and learning rate, and what is written when."""
 
     output_dir: str = field(default="", metadata={"help": "Where the prefix, its card, log and checkpoints go."})
-    train_file: str | None = _option(
-        None, 'JSON lines: {"source": str, "target": str} or {"source", "references": [...]}.'
-    )
-    validation_file: str | None = _option(None, "JSON lines on which the loss is measured before, during and after.")
-    num_virtual_tokens: int = _option(20, "P: the length of the prefix.")
-    prefix_projection: bool = _option(False, "Train through the paper's MLP, which the release folds away.")
-    encoder_hidden_size: int = _option(512, "Width of that MLP.")
-    prefix_dropout: float = _option(0.0, "Dropout on the prefix while training.")
-    num_frozen_tokens: int = _option(0, "The first so many virtual tokens keep their start, as attention sinks.")
-    gate: bool = _option(False, "Start exactly at the base model: a gate on the prefix's mass, from 0.")
-    init_text: str | None = _option(None, "Start from the activations of these words. Default: random tokens.")
     learning_rate: float | None = _option(None, "Default: 1e-1 for a flat prefix, 1e-3 with --prefix-projection.")
-    num_train_epochs: float = _option(3.0, "How often each pair is seen.")
+    num_train_epochs: float = _option(3.0, "How often each example is seen.")
     max_steps: int = _option(-1, "Optimizer steps; takes the place of --num-train-epochs where positive.")
-    per_device_train_batch_size: int = _option(8, "Pairs in one forward pass.")
+    per_device_train_batch_size: int = _option(8, "Examples in one forward pass.")
     per_device_eval_batch_size: int = _option(16, "The same for the validation loss.")
     gradient_accumulation_steps: int = _option(1, "Forward passes to one optimizer step.")
     group_by_length: bool = _option(False, "Batches of like lengths: less padding, so faster; a less random order.")
@@ -66,19 +55,91 @@ class TrainArguments(DataArguments):
         None, "A checkpoint directory, or 'last': continue as if the run had never stopped."
     )
 
-    def __post_init__(self) -> None:
-        self.check_task()
+    def check_run(self) -> None:
+        """Refuse runs that cannot be."""
         if not self.output_dir:
             raise ValueError("say where the prefix goes: --output-dir DIR.")
-        if (self.train_file is None) == (self.task is None):
-            raise ValueError("give the data once: --train-file F.jsonl, or --task NAME --data-dir DIR.")
-        for name in ("per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(self, name)}.")
+        check_counts(self, "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
         if self.max_steps <= 0 and self.num_train_epochs <= 0:
             raise ValueError(f"nothing to train: max_steps={self.max_steps}, num_train_epochs={self.num_train_epochs}.")
+
+
+def check_counts(arguments: Any, *names: str) -> None:
+    """Refuse numbers below 1."""
+    for name in names:
+        if getattr(arguments, name) < 1:
+            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}.")
+
+
+@dataclass
+class TrainArguments(RunArguments, DataArguments):
+    """prefix-peft train: train a prefix for a frozen model."""
+
+    train_file: str | None = _option(
+        None, 'JSON lines: {"source": str, "target": str} or {"source", "references": [...]}.'
+    )
+    validation_file: str | None = _option(None, "JSON lines on which the loss is measured before, during and after.")
+    num_virtual_tokens: int = _option(20, "P: the length of the prefix.")
+    prefix_projection: bool = _option(False, "Train through the paper's MLP, which the release folds away.")
+    encoder_hidden_size: int = _option(512, "Width of that MLP.")
+    prefix_dropout: float = _option(0.0, "Dropout on the prefix while training.")
+    num_frozen_tokens: int = _option(0, "The first so many virtual tokens keep their start, as attention sinks.")
+    gate: bool = _option(False, "Start exactly at the base model: a gate on the prefix's mass, from 0.")
+    init_text: str | None = _option(None, "Start from the activations of these words. Default: random tokens.")
+
+    def __post_init__(self) -> None:
+        self.check_task()
+        self.check_run()
+        if (self.train_file is None) == (self.task is None):
+            raise ValueError("give the data once: --train-file F.jsonl, or --task NAME --data-dir DIR.")
         if self.learning_rate is None:
             self.learning_rate = 1e-3 if self.prefix_projection else 1e-1
+
+
+@dataclass
+class DocumentArguments:
+    """Which document, and which texts are written behind it."""
+
+    model: str = field(metadata={"help": "The base model, a causal one: a directory or the id of a Hub repository."})
+    document_file: str = field(metadata={"help": "The document, plain text. It and a text must fit into the context."})
+    prompts_file: str | None = _option(
+        None, "One prompt a line, of the kind that will be asked. Default: pieces of the document."
+    )
+    prompt_length: int = _option(16, "Tokens of such a piece.")
+    max_new_tokens: int = _option(64, "Tokens that the model writes behind each prompt, with the document in view.")
+    temperature: float = _option(1.0, "Of that writing: below 1 the likelier words, above 1 more of a variety.")
+    num_samples: int = _option(512, "Texts to train on.")
+    num_validation_samples: int = _option(64, "Texts on which the divergence is measured before, during and after.")
+
+
+@dataclass
+class DistillArguments(RunArguments, DocumentArguments):
+    """prefix-peft distill: a short prefix that does what a long document in view does.
+
+    The frozen model reads the document once and writes texts behind it. A short prefix is then trained until the model
+    behind it predicts these texts as it did behind the whole document: the divergence KL(document || prefix) of its
+    next-token distributions falls, token by token. No answers, labels or other model are needed.
+
+    It is context distillation (Snell et al. 2022, arXiv:2209.15189) into trained keys and values over texts of the
+    model's own, as in Cartridges (Eyuboglu et al. 2025, arXiv:2506.06266).
+
+      prefix-peft distill  --model gpt2-medium --document-file manual.txt --num-virtual-tokens 32 --output-dir manual
+      prefix-peft generate --model gpt2-medium --adapter manual --prompt "To change the filter,"
+
+    What to turn first: more --num-samples (they are what the prefix learns of the document), then more virtual tokens.
+    Give --prompts-file if you know what will be asked.
+    """
+
+    num_virtual_tokens: int = _option(32, "P: the length of the prefix, which starts as the document's first tokens.")
+    num_frozen_tokens: int = _option(1, "The first so many virtual tokens keep their start, as attention sinks.")
+    learning_rate: float = _option(1e-1, "At its peak.")
+    separator: ClassVar[str] = ""  # nothing parts a prompt from what follows
+
+    def __post_init__(self) -> None:
+        self.check_run()
+        check_counts(self, "prompt_length", "max_new_tokens", "num_samples", "num_validation_samples")
+        if not self.temperature > 0:
+            raise ValueError(f"--temperature must be above 0, got {self.temperature}.")
 
 
 @dataclass

@@ -138,7 +138,7 @@ class _Parts(NamedTuple):
 def _source_parts(
     sources: Sequence[str], tokenizer: PreTrainedTokenizerBase, is_encoder_decoder: bool, separator: str | None
 ) -> list[_Parts]:
-    front, end = _special_ids(tokenizer, sources, "text")
+    front, end = special_ids(tokenizer, sources, "text")
     if is_encoder_decoder:
         if separator is not None:
             raise ValueError(f"an encoder-decoder reads no separator, got {separator!r}; leave it out.")
@@ -166,7 +166,7 @@ def _completion_parts(
 
 
 def _decoder_parts(targets: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[_Parts]:
-    front, end = _special_ids(tokenizer, targets, "text_target")
+    front, end = special_ids(tokenizer, targets, "text_target")
     end = end or [_eos(tokenizer)]
     return [_Parts(front, body, end) for body in _ids(tokenizer, targets, "text_target")]
 
@@ -198,7 +198,9 @@ def _continue(
     ]
 
 
-def _special_ids(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], side: str) -> tuple[list[int], list[int]]:
+def special_ids(
+    tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], side: str = "text"
+) -> tuple[list[int], list[int]]:
     """What the tokenizer puts before and after a text by itself, seen on the longest (an empty one would not tell)."""
     sample = max(texts, key=len)
     bare = _ids(tokenizer, [sample], side)[0]

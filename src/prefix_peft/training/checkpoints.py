@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from .arguments import TrainArguments
+from .arguments import RunArguments
 
 STATE = "training_state"
 # What may differ when a run is resumed: where things are written and how often they are said.
@@ -44,13 +44,13 @@ class Progress:
 
 
 def save_checkpoint(
-    model: PeftModel, optimizer: torch.optim.Optimizer, progress: Progress, arguments: TrainArguments
+    model: PeftModel, optimizer: torch.optim.Optimizer, progress: Progress, arguments: RunArguments
 ) -> Path:
     """Write ``checkpoint-STEP`` whole or not at all: it is built beside its place and moved there at once."""
     target = Path(arguments.output_dir, f"checkpoint-{progress.step}")
     draft = target.with_name(f".{target.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(str(draft))
+    model.save_pretrained(str(draft), selected_adapters=["default"])
     save_file(_tensors(model, optimizer), draft / f"{STATE}.safetensors")
     state = {"arguments": asdict(arguments), **asdict(progress)}
     (draft / f"{STATE}.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -64,7 +64,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    directory: Path, model: PeftModel, optimizer: torch.optim.Optimizer, arguments: TrainArguments
+    directory: Path, model: PeftModel, optimizer: torch.optim.Optimizer, arguments: RunArguments
 ) -> Progress:
     """Put model, optimizer and random states where the checkpoint left them; arguments and shapes are checked first.
 
@@ -120,7 +120,7 @@ def _tensors(model: PeftModel, optimizer: torch.optim.Optimizer) -> dict[str, Te
     return {key: tensor.contiguous() for key, tensor in tensors.items()}
 
 
-def _check_arguments(directory: Path, saved: dict[str, Any], arguments: TrainArguments) -> None:
+def _check_arguments(directory: Path, saved: dict[str, Any], arguments: RunArguments) -> None:
     now = asdict(arguments)
     changed = [key for key in now if key not in FREE and saved.get(key) != now[key]]
     if changed:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +13,13 @@ from transformers import PreTrainedTokenizerBase
 
 from .batches import IGNORED, collate_prompts, encode_prompts, padding_id
 
+# Of (model, batch, is_encoder_decoder): the sum over the target tokens of a batch, and how many they are. A sum, so
+# that steps made of unequal batches, on one device or several, weigh every token alike.
+Loss = Callable[[nn.Module, dict[str, Tensor], bool], tuple[Tensor, Tensor]]
+
 
 def target_loss(model: nn.Module, batch: dict[str, Tensor], is_encoder_decoder: bool) -> tuple[Tensor, Tensor]:
-    """Cross-entropy summed over the target tokens of a batch, and how many they are.
-
-    A sum, so that steps made of unequal batches, on one device or several, weigh every token alike.
-    """
+    """Cross-entropy summed over the target tokens of a batch, and how many they are."""
     labels = batch["labels"]
     if is_encoder_decoder:
         logits = model(**batch).logits  # the labels, shifted, are also what the decoder reads
@@ -30,13 +31,15 @@ def target_loss(model: nn.Module, batch: dict[str, Tensor], is_encoder_decoder: 
 
 
 @torch.no_grad()
-def mean_loss(model: nn.Module, batches: Iterable[dict[str, Tensor]], is_encoder_decoder: bool) -> float:
+def mean_loss(
+    model: nn.Module, batches: Iterable[dict[str, Tensor]], is_encoder_decoder: bool, loss_of: Loss = target_loss
+) -> float:
     """Nats per target token over all batches, in eval mode; the model's mode is as it was afterwards."""
     training = model.training
     model.eval()
     total = tokens = 0.0
     for batch in batches:
-        loss, count = target_loss(model, batch, is_encoder_decoder)
+        loss, count = loss_of(model, batch, is_encoder_decoder)
         total, tokens = total + loss.item(), tokens + count.item()
     model.train(training)
     return total / tokens

@@ -22,10 +22,10 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
 from ..wrap import wrap
-from .arguments import TrainArguments
+from .arguments import RunArguments, TrainArguments
 from .batches import EncodedPairs, collate, encode_pairs, padding_id
 from .checkpoints import Progress, last_checkpoint, load_checkpoint, save_checkpoint
-from .evaluation import mean_loss, target_loss
+from .evaluation import Loss, mean_loss, target_loss
 from .models import load_base
 from .results import Trained, write_results
 from .tasks import load_task, read_jsonl, training_pairs
@@ -55,7 +55,8 @@ def train(arguments: TrainArguments) -> Trained:
     if arguments.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     progress = Run(arguments, accelerator, model, tokenizer, pairs, validation).finish()
-    trained = Trained(model, tokenizer, progress, len(pairs))
+    data = f"{arguments.task or Path(str(arguments.train_file)).name}, {len(pairs):,} pairs"
+    trained = Trained(model, tokenizer, progress, data)
     if accelerator.is_main_process:
         write_results(arguments, trained)
     return trained
@@ -66,13 +67,15 @@ class Run:
 
     def __init__(
         self,
-        arguments: TrainArguments,
+        arguments: RunArguments,
         accelerator: Accelerator,
         model: PeftModel,
         tokenizer: PreTrainedTokenizerBase,
         pairs: EncodedPairs,
         validation: EncodedPairs | None,
+        loss_of: Loss = target_loss,
     ) -> None:
+        self.loss_of = loss_of
         self.arguments, self.accelerator, self.pairs, self.validation = arguments, accelerator, pairs, validation
         self.seq2seq = bool(model.config.is_encoder_decoder)
         self.collate = partial(collate, pad_token_id=padding_id(tokenizer), is_encoder_decoder=self.seq2seq)
@@ -170,7 +173,7 @@ class Run:
         for last, batch in [(batch is group[-1], batch) for batch in group]:
             with nullcontext() if last else accelerator.no_sync(self.model):
                 with accelerator.autocast():
-                    loss, _ = target_loss(self.model, batch, self.seq2seq)
+                    loss, _ = self.loss_of(self.model, batch, self.seq2seq)
                 accelerator.backward(loss * (accelerator.num_processes / tokens))
             total += loss.detach()
         summed: Any = accelerator.reduce(total, reduction="sum")
@@ -201,11 +204,16 @@ class Run:
     def _log_validation(self) -> None:
         if self.validation is None:
             return
-        loader = DataLoader(self.validation, self.arguments.per_device_eval_batch_size, collate_fn=self.collate)
-        batches = ({key: value.to(self.accelerator.device) for key, value in batch.items()} for batch in loader)
         with self.accelerator.autocast():
-            loss = mean_loss(self.model, batches, self.seq2seq)
+            loss = mean_loss(self.model, self.validation_batches(), self.seq2seq, self.loss_of)
         self.progress.log.append({"step": self.progress.step, "validation_loss": loss})
+
+    def validation_batches(self) -> Iterator[dict[str, Tensor]]:
+        """The batches on which the validation loss is measured, on the device of the model; none without such data."""
+        if self.validation is not None:
+            size = self.arguments.per_device_eval_batch_size
+            for batch in DataLoader(self.validation, size, collate_fn=self.collate):
+                yield {key: value.to(self.accelerator.device) for key, value in batch.items()}
 
     def _save(self) -> None:
         self.accelerator.wait_for_everyone()

@@ -8,10 +8,10 @@ from pathlib import Path
 from ..inspecting import SiteReport
 
 
-def scores_table(scores: Mapping[str, Mapping[str, float]]) -> str:
+def scores_table(scores: Mapping[str, Mapping[str, float]], digits: int = 2) -> str:
     """Systems as rows, metrics as columns, in Markdown, which a terminal shows as well as a README does."""
     metrics = list(next(iter(scores.values())))
-    rows = [[system, *(f"{values[metric]:.2f}" for metric in metrics)] for system, values in scores.items()]
+    rows = [[system, *(f"{values[metric]:.{digits}f}" for metric in metrics)] for system, values in scores.items()]
     return markdown_table(["", *metrics], rows)
 
 

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ..card import Facts, write_card
 from ..whole import write_text
-from .arguments import TrainArguments
+from .arguments import DistillArguments, TrainArguments
 from .checkpoints import Progress
 from .models import remember_prompt
 
@@ -26,25 +26,32 @@ class Trained:
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     progress: Progress
-    pairs: int  # examples trained on
+    data: str  # what it was trained on, in words
+    loss: str = "validation loss"
+    method: str = "prefix-tuning"
 
 
-def write_results(arguments: TrainArguments, trained: Trained, metrics: Mapping[str, float] | None = None) -> None:
+def write_results(
+    arguments: TrainArguments | DistillArguments, trained: Trained, metrics: Mapping[str, float] | None = None
+) -> None:
     """Write release, model card and log to ``output_dir``; ``metrics`` are scores that a later evaluation found."""
     output, model, progress = Path(arguments.output_dir), trained.model, trained.progress
-    model.save_pretrained(str(output))
+    model.save_pretrained(str(output), selected_adapters=["default"])
     remember_prompt(output, arguments.separator)
     losses = [entry["validation_loss"] for entry in progress.log if "validation_loss" in entry]
-    shown = ("prefix_projection", "init_text", "gate", "learning_rate", "seed", "mixed_precision")
+    shown = (
+        "prefix_projection", "init_text", "num_frozen_tokens", "gate", "temperature", "learning_rate", "seed",
+        "mixed_precision",
+    )  # fmt: skip
     facts = Facts(
         base_model=_public_name(arguments.model),
         task_type=model.peft_config["default"].task_type,
         parameters=released_parameters(model),
         num_virtual_tokens=arguments.num_virtual_tokens,
-        data=f"{arguments.task or Path(str(arguments.train_file)).name}, {trained.pairs:,} pairs",
-        training={"steps": progress.step, "seconds": round(progress.seconds)}
+        data=trained.data,
+        training={"method": trained.method, "steps": progress.step, "seconds": round(progress.seconds)}
         | {key: value for key, value in asdict(arguments).items() if key in shown and value not in (None, False)},
-        metrics=({"validation loss before": losses[0], "validation loss after": losses[-1]} if losses else {})
+        metrics=({f"{trained.loss} before": losses[0], f"{trained.loss} after": losses[-1]} if losses else {})
         | dict(metrics or {}),
     )
     write_card(output, facts)
