@@ -40,13 +40,15 @@ def attend(
     query (B, H, T, D), key and value (B, G, S, D), mask None or additive (B or 1, H or 1, T, S); T = S if ``causal``.
     """
     if query.device.type == "cpu":
-        kernel = _aten._scaled_dot_product_flash_attention_for_cpu
+        kernel = _aten._scaled_dot_product_flash_attention_for_cpu.default
         return *kernel(query, key, value, is_causal=causal, attn_mask=mask, scale=scale), ()
     if mask is None and query.dtype in HALF:
-        out, lse, *rest = _aten._scaled_dot_product_flash_attention(query, key, value, is_causal=causal, scale=scale)
+        out, lse, *rest = _aten._scaled_dot_product_flash_attention.default(
+            query, key, value, is_causal=causal, scale=scale
+        )
         return out, lse[..., : query.shape[2]], tuple(rest[:6])
     key, value = (_for_each_head(tensor, query.shape[1]) for tensor in (key, value))
-    out, lse, *rest = _aten._scaled_dot_product_efficient_attention(
+    out, lse, *rest = _aten._scaled_dot_product_efficient_attention.default(
         query, key, value, _aligned(mask, query, key), True, is_causal=causal, scale=scale
     )
     return out, lse[..., : query.shape[2]], tuple(rest)
@@ -58,15 +60,15 @@ def differentiate(
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """The gradients of query, key and value, where these are all or a part of what gave ``out`` and ``lse``."""
     if query.device.type == "cpu":
-        kernel = _aten._scaled_dot_product_flash_attention_for_cpu_backward
+        kernel = _aten._scaled_dot_product_flash_attention_for_cpu_backward.default
         return kernel(grad, query, key, value, out, lse, 0.0, causal, attn_mask=mask, scale=scale)
     if mask is None and query.dtype in HALF:
-        kernel = _aten._scaled_dot_product_flash_attention_backward
+        kernel = _aten._scaled_dot_product_flash_attention_backward.default
         return kernel(grad, query, key, value, out, lse.contiguous(), *rest[:4], 0.0, causal, *rest[4:], scale=scale)
     groups, heads = key.shape[1], query.shape[1]
     key, value = (_for_each_head(tensor, heads) for tensor in (key, value))
     padded = F.pad(lse, (0, -lse.shape[-1] % CUDA_LSE_MULTIPLE), value=torch.inf)
-    d_query, d_key, d_value, _ = _aten._scaled_dot_product_efficient_attention_backward(
+    d_query, d_key, d_value, _ = _aten._scaled_dot_product_efficient_attention_backward.default(
         grad, query, key, value, _aligned(mask, query, key), out, padded, *rest, 0.0, [True, True, True, False],
         causal, scale=scale,
     )  # fmt: skip

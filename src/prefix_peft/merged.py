@@ -79,7 +79,7 @@ class Merged(torch.autograd.Function):
             d_asked, *d_prefix = differentiate(d_out, asked, p_key, p_value, seen, normaliser, rest, *part.over)
             gradients += d_prefix
             if d_query is not None:
-                d_rows = _as_rows(d_asked, of_rows[1])
+                d_rows = _as_rows(d_asked, of_rows[1].shape)
                 d_query = d_query + d_rows if part.rows is None else d_query.index_add(0, part.rows, d_rows)
         return None, None, d_query, d_key, d_value, *gradients
 
@@ -94,7 +94,7 @@ def _forward(
     for part, p_key, p_value in zip(parts, prefixes[::2], prefixes[1::2], strict=True):
         asking = query if part.rows is None else query[part.rows]
         folded, l_folded, rest = attend(_as_queries(asking, p_key), p_key, p_value, *part.over)
-        own, l_own = _as_rows(folded, asking), _as_rows(l_folded, asking[..., 0])
+        own, l_own = _as_rows(folded, asking.shape), _as_rows(l_folded, asking.shape[:3])
         rests.append(rest)
         if part.rows is None:
             out, lse = _put_together(out, lse, own, l_own, keep)
@@ -106,21 +106,27 @@ def _forward(
 
 def _put_together(out: Tensor, lse: Tensor, own: Tensor, l_own: Tensor, keep: bool) -> tuple[Tensor, Tensor]:
     share = torch.sigmoid(lse - l_own).unsqueeze(-1)
-    both = torch.lerp(own.to(share.dtype), out.to(share.dtype), share).to(out.dtype)
+    if out.dtype == share.dtype:
+        both = torch.lerp(own, out, share)
+    else:
+        both = torch.lerp(own.to(share.dtype), out.to(share.dtype), share).to(out.dtype)
     return both, torch.logaddexp(lse, l_own) if keep else lse
 
 
 def _as_queries(tensor: Tensor, p_key: Tensor) -> Tensor:
     """(n, H, T, ...) as queries of a prefix: (1, G, n H/G T, ...), or (n, G, H/G T, ...) where each row has its own."""
-    tensor = tensor.reshape(len(tensor), p_key.shape[1], -1, *tensor.shape[3:])
-    return tensor if len(p_key) > 1 else tensor.transpose(0, 1).flatten(1, 2)[None]
+    rows, groups, rest = tensor.shape[0], p_key.shape[1], tensor.shape[3:]
+    tensor = tensor.reshape(rows, groups, -1, *rest)
+    if rows == p_key.shape[0]:
+        return tensor
+    return tensor.transpose(0, 1).reshape(1, groups, -1, *rest)
 
 
-def _as_rows(tensor: Tensor, like: Tensor) -> Tensor:
-    """Back from `_as_queries` to the shape of ``like``."""
-    if len(tensor) < len(like):
-        tensor = tensor[0].unflatten(1, (len(like), -1)).transpose(0, 1)
-    return tensor.reshape(like.shape)
+def _as_rows(tensor: Tensor, shape: torch.Size) -> Tensor:
+    """Back from `_as_queries`, to the shape that it was before."""
+    if tensor.shape[0] < shape[0]:
+        tensor = tensor.reshape(tensor.shape[1], shape[0], -1, *shape[3:]).transpose(0, 1)
+    return tensor.reshape(shape)
 
 
 def _parts(
