@@ -154,7 +154,7 @@ def test_grouping_by_length_pads_less_and_loses_nothing(folder, tmp_path):
         run = Run(
             options(folder, tmp_path, group_by_length=grouped, per_device_train_batch_size=4, max_steps=200),
             Accelerator(),
-            trained.model, trained.tokenizer, pairs, None,
+            trained.model, trained.tokenizer, pairs, None, target_loss,
         )  # fmt: skip
         epochs = [[batch["input_ids"].shape for (batch,) in islice(run._groups_of_batches(), 51)]]
         run.progress.step = 51

@@ -54,7 +54,7 @@ def train(arguments: TrainArguments) -> Trained:
     )  # fmt: skip
     if arguments.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    progress = Run(arguments, accelerator, model, tokenizer, pairs, validation).finish()
+    progress = Run(arguments, accelerator, model, tokenizer, pairs, validation, target_loss).finish()
     data = f"{arguments.task or Path(str(arguments.train_file)).name}, {len(pairs):,} pairs"
     trained = Trained(model, tokenizer, progress, data)
     if accelerator.is_main_process:
@@ -73,7 +73,7 @@ class Run:
         tokenizer: PreTrainedTokenizerBase,
         pairs: EncodedPairs,
         validation: EncodedPairs | None,
-        loss_of: Loss = target_loss,
+        loss_of: Loss,
     ) -> None:
         self.loss_of = loss_of
         self.arguments, self.accelerator, self.pairs, self.validation = arguments, accelerator, pairs, validation
