@@ -13,7 +13,7 @@ from .rounds import Case
 from .sides import BARE
 
 MEASURES = ("decode", "train", "switch")  # those that compare with the bare model by a ratio
-TICKS = (0.5, 0.7, 0.8, 0.9, 1, 1.1, 1.2, 1.3, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)
+TICKS = (0.5, 0.7, 0.85, 1, 1.2, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 50, 100)
 
 
 def draw(records: Mapping[str, Record], path: Path) -> Path | None:
