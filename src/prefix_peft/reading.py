@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -45,9 +46,10 @@ def _at_once(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor, *, 
     length = tokens.shape[1]
     lengths = {"encoder": length, "cross": length, "decoder": decoder_tokens.shape[1]}
     if positions and not exact:
-        seen, _ = one_pass(model, inputs | positions, {}, lengths)
-        if all(side.isfinite().all() for pair in seen.values() for side in pair):
-            return seen
+        with suppress(TypeError, ValueError, IndexError, RuntimeError):  # not every model has positions below 0
+            seen, _ = one_pass(model, inputs | positions, {}, lengths)
+            if all(side.isfinite().all() for pair in seen.values() for side in pair):
+                return seen
     return one_pass(model, inputs, positions, lengths)[0]
 
 
