@@ -14,8 +14,8 @@ from .sides import ORDER, OURS
 
 INTRODUCTION = """# Performance
 
-What a prefix costs beside the bare model, and what PEFT's own methods cost. This page is written by the commands that it
-names; every figure was measured by them, and all samples are in the `results.json` that they write.
+What a prefix costs beside the bare model, and what PEFT's own methods cost. This page is written by the commands that
+it names; every figure was measured by them, and all samples are in the `results.json` that they write.
 
 All sides stand in one process, share one set of frozen weights, and take turns: every round runs each of them once, in
 an order that turns, after one round to warm up. A ratio is the median over the rounds of the ratio to the bare model in
