@@ -100,7 +100,7 @@ def starting_tokens(model: PreTrainedModel, config: PrefixConfig) -> Tensor | No
         _check_reads_tokens(model)
         return _words(_tokenizer(model, config), config.init_text)
     tokens = _ordinary_tokens(model)
-    sink = model.config.get_text_config().bos_token_id
+    sink = getattr(model.config.get_text_config(), "bos_token_id", None)
     if config.num_frozen_tokens and isinstance(sink, int):
         tokens[0] = sink  # the first token of the texts on which the model was trained
     return tokens
