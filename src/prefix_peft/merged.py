@@ -23,6 +23,8 @@ from torch.autograd.function import once_differentiable
 from .attention import AttentionCall, Prefix, PrefixRows
 from .kernels import attend, differentiate
 
+SHORT = 64  # virtual tokens
+
 
 class Over(NamedTuple):
     """How queries attend to some keys: what `attend` takes besides the tensors."""
@@ -75,9 +77,10 @@ class Merged(torch.autograd.Function):
         gradients: list[Tensor] = []
         for part, rest, p_key, p_value in zip(ctx.parts, rests, prefixes[::2], prefixes[1::2], strict=True):
             of_rows = [tensor if part.rows is None else tensor[part.rows] for tensor in (grad, query, out, lse)]
-            d_out, asked, seen, normaliser = (_as_queries(tensor, p_key) for tensor in of_rows)
-            d_asked, *d_prefix = differentiate(d_out, asked, p_key, p_value, seen, normaliser, rest, *part.over)
-            gradients += d_prefix
+            keys, values, *seen = _as_seen(p_key, p_value, *of_rows)
+            d_out, asked, attended, normaliser = seen
+            d_asked, *d_prefix = differentiate(d_out, asked, keys, values, attended, normaliser, rest, *part.over)
+            gradients += [gradient.sum_to_size(p_key.shape) for gradient in d_prefix]
             if d_query is not None:
                 d_rows = _as_rows(d_asked, of_rows[1].shape)
                 d_query = d_query + d_rows if part.rows is None else d_query.index_add(0, part.rows, d_rows)
@@ -93,8 +96,9 @@ def _forward(
     rests = [rest]
     for part, p_key, p_value in zip(parts, prefixes[::2], prefixes[1::2], strict=True):
         asking = query if part.rows is None else query[part.rows]
-        folded, l_folded, rest = attend(_as_queries(asking, p_key), p_key, p_value, *part.over)
-        own, l_own = _as_rows(folded, asking.shape), _as_rows(l_folded, asking.shape[:3])
+        keys, values, asked = _as_seen(p_key, p_value, asking)
+        seen, l_seen, rest = attend(asked, keys, values, *part.over)
+        own, l_own = _as_rows(seen, asking.shape), _as_rows(l_seen, asking.shape[:3])
         rests.append(rest)
         if part.rows is None:
             out, lse = _put_together(out, lse, own, l_own, keep)
@@ -113,20 +117,26 @@ def _put_together(out: Tensor, lse: Tensor, own: Tensor, l_own: Tensor, keep: bo
     return both, torch.logaddexp(lse, l_own) if keep else lse
 
 
-def _as_queries(tensor: Tensor, p_key: Tensor) -> Tensor:
-    """(n, H, T, ...) as queries of a prefix: (1, G, n H/G T, ...), or (n, G, H/G T, ...) where each row has its own."""
-    rows, groups, rest = tensor.shape[0], p_key.shape[1], tensor.shape[3:]
-    tensor = tensor.reshape(rows, groups, -1, *rest)
+def _as_seen(p_key: Tensor, p_value: Tensor, *of_rows: Tensor) -> tuple[Tensor, ...]:
+    """Keys and values (1 or n, G, P, D) of a prefix, and tensors (n, H, T, ...) of the rows that see it, for a kernel.
+
+    All rows and heads of a group are so many queries of one prefix, (1, G, n H/G T, ...). To put them so takes a few
+    copies, which a short prefix is not worth: it is shown to each row, as one's own prefix is.
+    """
+    rows, groups = of_rows[0].shape[0], p_key.shape[1]
     if rows == p_key.shape[0]:
-        return tensor
-    return tensor.transpose(0, 1).reshape(1, groups, -1, *rest)
+        return p_key, p_value, *of_rows
+    if p_key.shape[2] <= SHORT:
+        return p_key.expand(rows, -1, -1, -1), p_value.expand(rows, -1, -1, -1), *of_rows
+    packed = (tensor.reshape(rows, groups, -1, *tensor.shape[3:]).transpose(0, 1) for tensor in of_rows)
+    return p_key, p_value, *(tensor.reshape(1, groups, -1, *tensor.shape[3:]) for tensor in packed)
 
 
 def _as_rows(tensor: Tensor, shape: torch.Size) -> Tensor:
-    """Back from `_as_queries`, to the shape that it was before."""
-    if tensor.shape[0] < shape[0]:
-        tensor = tensor.reshape(tensor.shape[1], shape[0], -1, *shape[3:]).transpose(0, 1)
-    return tensor.reshape(shape)
+    """Back from `_as_seen`, to the shape that it was before."""
+    if tensor.shape == shape:
+        return tensor
+    return tensor.reshape(tensor.shape[1], shape[0], -1, *shape[3:]).transpose(0, 1).reshape(shape)
 
 
 def _parts(
@@ -150,7 +160,7 @@ def _side_by_side(
     if min(lengths) < longest:
         beyond = torch.arange(longest) >= torch.tensor(lengths)[:, None, None, None]
         mask = torch.zeros(beyond.shape).masked_fill(beyond, torch.finfo(query.dtype).min).to(query)
-        mask = mask.expand(-1, -1, query.shape[2] * query.shape[1] // prefixes[0].key.shape[1], -1)
+        mask = mask.expand(-1, -1, query.shape[2], -1)
     key, value = (
         torch.cat([F.pad(getattr(part, side), (0, 0, 0, longest - part.key.shape[2])) for part in prefixes])
         for side in ("key", "value")

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.compiler import is_compiling
 
 from .kernels import DTYPES
-from .merged import Merged, Over, Part
+from .merged import SHORT, Merged, Over, Part
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +35,13 @@ def try_kernels(device: str, dtype: torch.dtype) -> str:
 
 def _try_out(like: Tensor) -> None:
     """Raise where kernels and plain arithmetic disagree, in the attention or a gradient."""
+    for length in (3, SHORT + 1):
+        _try_out_behind(length, like)
+
+
+def _try_out_behind(length: int, like: Tensor) -> None:
     generator = torch.Generator().manual_seed(0)
-    shapes = [(2, 4, 5, 16), *[(2, 2, 5, 16)] * 2, *[(1, 2, 3, 16)] * 2]
+    shapes = [(2, 4, 5, 16), *[(2, 2, 5, 16)] * 2, *[(1, 2, length, 16)] * 2]
     tensors = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
     tensors = [tensor.to(like).requires_grad_() for tensor in tensors]
     mask = torch.ones(5, 5, dtype=torch.bool, device=like.device).tril()
