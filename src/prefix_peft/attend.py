@@ -52,13 +52,15 @@ def why_joined(call: AttentionCall, prefix: Prefix | PrefixRows, form: str = "au
         return "an exported graph must not be bound to the kernels of one device"
     if call.implementation != "sdpa":
         return f"attn_implementation={call.implementation!r} keeps the log-sum-exp of its scores to itself"
-    prefixes = prefix.prefixes if isinstance(prefix, PrefixRows) else [prefix]
-    if any(part.gate is not None or part.visible is not None for part in prefixes):
-        return "the prefix has a gate, or is hidden from some queries"
+    for part in prefix.prefixes if isinstance(prefix, PrefixRows) else (prefix,):
+        if part.gate is not None or part.visible is not None:
+            return "the prefix has a gate, or is hidden from some queries"
+    query, key, mask = call.query, call.key, call.mask
     if call.options.get("dropout") or call.options.get("position_bias") is not None:
         return "the attention has dropout or a position bias"
-    if call.mask is not None and (not isinstance(call.mask, Tensor) or call.mask.requires_grad):
+    if mask is not None and (not isinstance(mask, Tensor) or mask.requires_grad):
         return "the mask is learned, or not a tensor"
-    if len(call.query) != len(call.key) or call.query.shape[1] % call.key.shape[1]:
+    (rows, heads, *_), (key_rows, groups, *_) = query.shape, key.shape
+    if rows != key_rows or heads % groups:
         return "queries and keys do not go together row by row and head by head"
-    return why_no_kernel(call.query, call.key, call.value) or try_kernels(call.query.device.type, call.query.dtype)
+    return why_no_kernel(query, key, call.value) or try_kernels(query.device.type, query.dtype)

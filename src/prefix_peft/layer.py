@@ -111,8 +111,11 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
 
     def attention_form(self) -> str:
         """The form that the prefixes here ask for; 'joined', which is always possible, where they disagree."""
-        asked = {config.attention_form for config in self.config.values()} - {"auto"}
-        return "auto" if not asked else "joined" if len(asked) > 1 else asked.pop()
+        form = "auto"
+        for config in self.config.values():
+            if config.attention_form not in ("auto", form):
+                form = config.attention_form if form == "auto" else "joined"
+        return form
 
     def encoder(self, name: str) -> Encoder:
         """What holds this adapter's parameters at this site."""
