@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from prefix_peft.attention import Prefix
+from prefix_peft.attention.terms import Prefix
 from prefix_peft.by_hand.modes import Serve
 from prefix_peft.sites import Site
 

@@ -14,7 +14,7 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from transformers.models.led.modeling_led import LEDEncoderSelfAttention
 
 import prefix_peft
-from prefix_peft.attention import Prefix
+from prefix_peft.attention.terms import Prefix
 from prefix_peft.by_hand import longformer
 from prefix_peft.by_hand.door import close_door, is_open, open_door, opened
 from prefix_peft.by_hand.modes import Serve

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from .attention import Prefix, PrefixRows, gate_of
+from .attention.terms import Prefix, PrefixRows, gate_of
 from .config import PrefixConfig
 from .encoders import Encoder
 from .sites import Site
