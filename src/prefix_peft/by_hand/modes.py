@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..anatomy.sites import Site
 from ..arguments import in_order
 from ..attention.attend import attend_with_prefix
 from ..attention.terms import AttentionCall, Prefix, PrefixRows
-from ..sites import Site
 from .products import Product, batch_size, canonical, each_query, prefix_scores, prefix_values, read_product
 from .shares import Normaliser, Scores, Weights, carry, follow, share_of
 
