@@ -11,7 +11,7 @@ from torch import nn
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from prefix_peft import PrefixConfig
-from prefix_peft.attend import FORMS
+from prefix_peft.attention.attend import FORMS
 
 from .settings import Settings
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from prefix_peft.attention import Prefix
+from prefix_peft.anatomy.sites import Site
+from prefix_peft.attention.terms import Prefix
 from prefix_peft.by_hand.modes import Serve
-from prefix_peft.sites import Site
 
 B, H, P, T, S, D, V = 2, 3, 4, 5, 6, 7, 8  # V: head dim of the values
 SCALE = D**-0.5

@@ -9,8 +9,8 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 import prefix_peft
 from prefix_peft import PrefixConfig
-from prefix_peft.attend import why_joined
-from prefix_peft.attention import AttentionCall, Prefix
+from prefix_peft.attention.attend import why_joined
+from prefix_peft.attention.terms import AttentionCall, Prefix
 
 
 def wrapped(family="llama", length=3, **options):

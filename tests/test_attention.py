@@ -9,8 +9,8 @@ from transformers.integrations.flex_attention import flex_attention_forward
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.models.llama.modeling_llama import eager_attention_forward
 
-from prefix_peft.attend import attend_with_prefix
-from prefix_peft.attention import AttentionCall, Prefix
+from prefix_peft.attention.attend import attend_with_prefix
+from prefix_peft.attention.terms import AttentionCall, Prefix
 
 B, H, G, P, T, S, D = 2, 6, 2, 3, 4, 5, 7
 FUNCTIONS = {"eager": eager_attention_forward, "sdpa": sdpa_attention_forward}

@@ -27,8 +27,8 @@ from handmade import (
     served,
 )
 
+from prefix_peft.anatomy.sites import Site
 from prefix_peft.by_hand.modes import Serve, Watch
-from prefix_peft.sites import Site
 
 
 @pytest.mark.parametrize("way", WAYS)

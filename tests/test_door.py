@@ -14,13 +14,13 @@ from accelerate.hooks import ModelHook, add_hook_to_module
 from transformers.models.led.modeling_led import LEDEncoderSelfAttention
 
 import prefix_peft
-from prefix_peft.attention import Prefix
+from prefix_peft.anatomy.sites import Site
+from prefix_peft.anatomy.watching import anatomy_of
+from prefix_peft.attention.terms import Prefix
 from prefix_peft.by_hand import longformer
 from prefix_peft.by_hand.door import close_door, is_open, open_door, opened
 from prefix_peft.by_hand.modes import Serve
 from prefix_peft.hook import Call, calling
-from prefix_peft.sites import Site
-from prefix_peft.watching import anatomy_of
 
 P = 4
 SIZES = tiny.TOKENS | {"n_embd": 44, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.15}

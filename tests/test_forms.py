@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
-from prefix_peft.attend import attend_with_prefix
-from prefix_peft.attention import AttentionCall, Prefix, PrefixRows
-from prefix_peft.merged import SHORT
+from prefix_peft.attention.attend import attend_with_prefix
+from prefix_peft.attention.merged import SHORT
+from prefix_peft.attention.terms import AttentionCall, Prefix, PrefixRows
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]  # the loop is in float64
 MASKS = ["none", "boolean", "additive", "infinite", "heads"]

@@ -7,7 +7,7 @@ import tiny
 import torch
 
 import prefix_peft
-from prefix_peft import kernels, merged, tried
+from prefix_peft.attention import kernels, merged, tried
 
 
 @pytest.mark.parametrize("dtype", kernels.DTYPES["cuda"])

@@ -10,7 +10,7 @@ import transformers as tr
 from torch import nn
 
 import prefix_peft
-from prefix_peft.watching import anatomy_of
+from prefix_peft.anatomy.watching import anatomy_of
 
 HIDDEN, HEADS, LENGTH = 24, 2, 150
 SIZES = tiny.TOKENS | {"d_model": HIDDEN, "decoder_start_token_id": tiny.BOS, "num_layers": 2, "dropout_rate": 0.0}

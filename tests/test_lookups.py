@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from prefix_peft.lookups import LookUp, PositionWatch, Shift
+from prefix_peft.anatomy.lookups import LookUp, PositionWatch, Shift
 
 SIZE, WIDTH, TOKENS, SHIFT = 11, 3, 2, 4  # as many tokens as a trial run has
 

@@ -10,7 +10,7 @@ import transformers as tr
 
 import prefix_peft
 from prefix_peft import PrefixConfig
-from prefix_peft.watching import anatomy_of
+from prefix_peft.anatomy.watching import anatomy_of
 
 P = 5
 EXACT = {"atol": 5e-5, "rtol": 0.0}  # as in test_initialize

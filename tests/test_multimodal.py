@@ -9,7 +9,7 @@ import transformers as tr
 
 import prefix_peft
 from prefix_peft import initialize_kv_prefix_from_text, initialize_kv_prefix_from_tokens
-from prefix_peft.watching import anatomy_of
+from prefix_peft.anatomy.watching import anatomy_of
 
 P = 5
 EXACT = {"atol": 5e-5, "rtol": 0.0}  # float32 rounds logits of 15 to 2e-6, through some twenty sums

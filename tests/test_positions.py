@@ -8,7 +8,7 @@ import transformers as tr
 from accelerate.hooks import ModelHook, add_hook_to_module
 
 import prefix_peft
-from prefix_peft.watching import anatomy_of
+from prefix_peft.anatomy.watching import anatomy_of
 
 SHORT, LONG = 4, 7
 

@@ -6,7 +6,7 @@ import torch
 import transformers as tr
 
 import prefix_peft
-from prefix_peft.watching import anatomy_of
+from prefix_peft.anatomy.watching import anatomy_of
 
 
 def shapes(family):

@@ -11,8 +11,8 @@ import transformers as tr
 from transformers.modeling_utils import AttentionInterface
 
 import prefix_peft
+from prefix_peft.anatomy.watching import anatomy_of
 from prefix_peft.hook import install
-from prefix_peft.watching import anatomy_of
 
 P = 5
 EXACT = {"atol": 5e-5, "rtol": 0.0}  # as in test_initialize

@@ -14,9 +14,9 @@ from typing import Any, cast
 from torch import nn
 from transformers.generation.continuous_batching import continuous_api
 
+from .attention.pages import SUPPORTED
 from .hook import Call, calling
 from .layer import BASE, check_names, prefix_layers
-from .paged import SUPPORTED
 
 
 class Prompt(list[int]):

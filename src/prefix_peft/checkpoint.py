@@ -19,10 +19,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .anatomy.sites import Site
 from .config import PrefixConfig, Shapes
 from .encoders import MLPEncoder, gate_shape
 from .layer import PrefixLayer
-from .sites import Site
 
 OTHER_WEIGHTS = 0.5  # relative distance of the fingerprints; unrelated models are at about 1.4
 

@@ -11,7 +11,7 @@ from typing import Any
 from peft import PeftConfig
 from peft.utils import CONFIG_NAME
 
-from .attend import FORMS
+from .attention.attend import FORMS
 from .card import explain_loading
 from .whole import write_text
 

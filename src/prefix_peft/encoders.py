@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
 
-from .sites import Site
+from .anatomy.sites import Site
 
 
 class FlatEncoder(nn.Module):

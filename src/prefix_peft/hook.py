@@ -19,9 +19,9 @@ from typing import Any, TypeGuard
 from torch import Tensor, nn
 from transformers.modeling_utils import AttentionInterface
 
-from .attend import attend_with_prefix, why_joined
-from .attention import Attend, AttentionCall
-from .paged import read_pages
+from .attention.attend import attend_with_prefix, why_joined
+from .attention.pages import read_pages
+from .attention.terms import Attend, AttentionCall
 
 CHILD = "prefix_kv"  # the name under which a PrefixLayer hangs on its attention module
 

@@ -19,12 +19,12 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import positions
+from .anatomy.trial import token_table
+from .anatomy.watching import anatomy_of
 from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder
 from .layer import PrefixLayer, prefix_layers
 from .reading import KeysValues, read_activations
-from .trial import token_table
-from .watching import anatomy_of
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from typing import Any
 from peft import PeftModel
 from torch import nn
 
+from .anatomy.sites import Site
+from .anatomy.trial import body, equal_tokens, undisturbed
+from .anatomy.watching import anatomy_of
 from .hook import Call, calling
 from .layer import PrefixLayer, prefix_layers
-from .sites import Site
-from .trial import body, equal_tokens, undisturbed
-from .watching import anatomy_of
 
 
 @dataclass(frozen=True)

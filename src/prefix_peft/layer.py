@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from .attention import Prefix, PrefixRows, gate_of
+from .anatomy.sites import Site
+from .attention.terms import Prefix, PrefixRows, gate_of
 from .config import PrefixConfig
 from .encoders import Encoder
-from .sites import Site
 
 BASE = "__base__"  # PEFT's name for "no adapter" in adapter_names
 

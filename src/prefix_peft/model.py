@@ -15,6 +15,9 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from . import batching, frozen, positions
+from .anatomy.sites import Anatomy, Site
+from .anatomy.watching import anatomy_of, remembered_anatomy
+from .attention.tried import try_kernels
 from .by_hand.door import close_door, open_door
 from .checkpoint import check_fits, check_tensors, encoders_of, folded
 from .concatenate import check_request, concatenate, joint_config
@@ -24,9 +27,6 @@ from .hook import CHILD, Call, calling, install
 from .initialize import start, starting_tokens
 from .layer import BASE, PrefixLayer, check_names, prefix_layers
 from .sinks import SinkEncoder
-from .sites import Anatomy, Site
-from .tried import try_kernels
-from .watching import anatomy_of, remembered_anatomy
 
 
 class PrefixModel(BaseTuner):

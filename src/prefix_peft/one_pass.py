@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .anatomy.trial import body
+from .anatomy.watching import anatomy_of
 from .hook import Call, calling
-from .trial import body
-from .watching import anatomy_of
 
 KeysValues = dict[str, tuple[Tensor, Tensor]]  # by site name: keys (G, P, D_k) and values (G, P, D_v)
 

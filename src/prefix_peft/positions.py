@@ -15,6 +15,8 @@ from typing import Any
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from .anatomy.lookups import LookUp, Shift
+from .anatomy.watching import anatomy_of
 from .hook import (
     CHILD,
     add_forward_pre_hook,
@@ -25,8 +27,6 @@ from .hook import (
     wrap_forward,
 )
 from .layer import PrefixLayer, prefix_layers
-from .lookups import LookUp, Shift
-from .watching import anatomy_of
 
 
 def place(model: PreTrainedModel) -> None:

@@ -16,10 +16,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from .anatomy.trial import body, is_encoder_decoder, token_table, undisturbed
+from .anatomy.watching import anatomy_of
 from .by_hand.door import opened
 from .one_pass import KeysValues, one_pass
-from .trial import body, is_encoder_decoder, token_table, undisturbed
-from .watching import anatomy_of
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .anatomy.sites import Site
 from .encoders import FlatEncoder
-from .sites import Site
 
 WHOLE = ("p_key", "p_value")
 

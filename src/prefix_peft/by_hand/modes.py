@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ..anatomy.sites import Site
 from ..arguments import in_order
-from ..attend import attend_with_prefix
-from ..attention import AttentionCall, Prefix, PrefixRows
-from ..sites import Site
+from ..attention.attend import attend_with_prefix
+from ..attention.terms import AttentionCall, Prefix, PrefixRows
 from .products import Product, batch_size, canonical, each_query, prefix_scores, prefix_values, read_product
 from .shares import Normaliser, Scores, Weights, carry, follow, share_of
 
@@ -250,7 +250,7 @@ class Serve(AttentionByHand):
 
 
 def _gated(base: Tensor, share: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-    """`attention.gated` for weights: ``base`` over the sequence alone, ``share`` over [P; sequence]."""
+    """`joined.gated` for weights: ``base`` over the sequence alone, ``share`` over [P; sequence]."""
     mass = (gate.abs() * share).sum(-1, keepdim=True)
     rest = (1 - share.sum(-1, keepdim=True) + mass).clamp_min(torch.finfo(share.dtype).eps)
     return base * (1 - mass / rest), gate * share / rest

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
-from .attention import AttentionCall, Prefix
+from .terms import AttentionCall, Prefix
 
 
 def joined(call: AttentionCall, prefix: Prefix) -> tuple[Tensor, Tensor | None]:

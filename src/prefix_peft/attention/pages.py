@@ -12,7 +12,7 @@ from typing import Any, cast
 from torch import Tensor
 from transformers.generation.continuous_batching import PagedAttentionCache
 
-from .attention import AttentionCall
+from .terms import AttentionCall
 
 # Until 5.17 attention functions also changed the layout of what the pages gave them.
 SUPPORTED = "kwargs" in signature(cast("Any", PagedAttentionCache).update).parameters

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from .by_hand import longformer
-from .by_hand.modes import Watch
-from .hook import Call, calling, install, no_attention
+from ..by_hand import longformer
+from ..by_hand.modes import Watch
+from ..hook import Call, calling, install, no_attention
 from .lookups import COMPUTED, LookUp, PositionWatch
 from .sites import Anatomy, Site
 from .source import example_shape, reads_tokens

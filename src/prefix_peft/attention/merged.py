@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .attention import AttentionCall, Prefix, PrefixRows
 from .kernels import attend, differentiate
+from .terms import AttentionCall, Prefix, PrefixRows
 
 SHORT = 64  # virtual tokens
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 from torch.compiler import is_exporting
 
-from .attention import AttentionCall, Prefix, PrefixRows
 from .joined import gated, joined
 from .kernels import why_no_kernel
 from .merged import merged
+from .terms import AttentionCall, Prefix, PrefixRows
 from .tried import try_kernels
 
 SERVED = ("eager", "sdpa", "flex_attention")

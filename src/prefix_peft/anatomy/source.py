@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .hook import Call, calling, no_attention
+from ..hook import Call, calling, no_attention
 from .trial import is_encoder_decoder
 
 Shape = tuple[int, ...]
