@@ -1,5 +1,7 @@
 """The choice between the two forms, and what the fast one spares."""
 
+import gc
+
 import pytest
 import test_rows
 import tiny
@@ -121,6 +123,18 @@ def test_what_the_kernels_cannot_do_is_joined(options, mask, reason):
     assert reason in found and bool(reason) == bool(found)
     assert why_joined(call._replace(query=query.expand(3, -1, -1, -1)), Prefix(query, query))
     assert "'eager'" in why_joined(call._replace(implementation="eager"), Prefix(query, query))
+
+
+def test_a_checkpointed_layer_keeps_no_mask():
+    model, ids = wrapped(attention_form="merged").train(), tiny.tokens(2, 23)
+    mask = torch.ones_like(ids)
+    mask[0, :3] = 0
+    model.gradient_checkpointing_enable({"use_reentrant": False})
+    loss = model(ids, attention_mask=mask, labels=ids).loss
+    gc.collect()
+    alive = [t for t in gc.get_objects() if type(t) is torch.Tensor and t.shape == (2, 1, 23, 23)]
+    assert not [t for t in alive if t.dtype == torch.float32]
+    loss.backward()
 
 
 def test_a_form_that_cannot_be_is_refused_with_the_reason():

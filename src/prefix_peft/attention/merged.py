@@ -33,6 +33,9 @@ class Over(NamedTuple):
     causal: bool = False
     scale: float | None = None
 
+    def without_mask(self) -> Over:
+        return self._replace(mask=None)
+
 
 class Part(NamedTuple):
     """Which rows see a prefix, and how."""
@@ -62,20 +65,24 @@ class Merged(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, over: Over, parts: Sequence[Part], *tensors: Tensor) -> Tensor:
         out, lse, ctx.rests = _forward(over, parts, tensors, keep=True)
-        ctx.over, ctx.parts = over, parts
-        ctx.save_for_backward(out, lse, *tensors)
+        ctx.over, ctx.parts = over.without_mask(), [part._replace(over=part.over.without_mask()) for part in parts]
+        masks = [over.mask, *(part.over.mask for part in parts)]  # saved, so that a checkpointed layer lets go of them
+        ctx.save_for_backward(*masks, out, lse, *tensors)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
-        out, lse, query, key, value, *prefixes = ctx.saved_tensors
+        saved, count = ctx.saved_tensors, 1 + len(ctx.parts)  # which may be asked for only once
+        (mask, *masks), (out, lse, query, key, value, *prefixes) = saved[:count], saved[count:]
+        over = ctx.over._replace(mask=mask)
+        parts = [part._replace(over=part.over._replace(mask=own)) for part, own in zip(ctx.parts, masks, strict=True)]
         rest, *rests = ctx.rests
         d_query, d_key, d_value = None, None, None
         if any(ctx.needs_input_grad[2:5]):  # not at the first layer of a frozen model
-            d_query, d_key, d_value = differentiate(grad, query, key, value, out, lse, rest, *ctx.over)
+            d_query, d_key, d_value = differentiate(grad, query, key, value, out, lse, rest, *over)
         gradients: list[Tensor] = []
-        for part, rest, p_key, p_value in zip(ctx.parts, rests, prefixes[::2], prefixes[1::2], strict=True):
+        for part, rest, p_key, p_value in zip(parts, rests, prefixes[::2], prefixes[1::2], strict=True):
             of_rows = [tensor if part.rows is None else tensor[part.rows] for tensor in (grad, query, out, lse)]
             keys, values, *seen = _as_seen(p_key, p_value, *of_rows)
             d_out, asked, attended, normaliser = seen
