@@ -12,17 +12,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError
 from peft.utils.other import EMBEDDING_LAYER_NAMES, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from .anatomy.sites import Site
 from .config import PrefixConfig, Shapes
 from .encoders import MLPEncoder, gate_shape
+from .gathering import full_tensors
 from .layer import PrefixLayer
+from .sinks import join_parts
 
 OTHER_WEIGHTS = 0.5  # relative distance of the fingerprints; unrelated models are at about 1.4
 
@@ -30,14 +32,17 @@ OTHER_WEIGHTS = 0.5  # relative distance of the fingerprints; unrelated models a
 def folded(
     model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor], dtype: torch.dtype = torch.float32
 ) -> dict[str, Tensor]:
-    """P of every site in ``dtype``, from ``state_dict`` alone (which may have been gathered from several processes)."""
+    """P of every site in ``dtype``, from ``state_dict``; parts that several processes hold are put together."""
     tensors: dict[str, Tensor] = {}
     trunk: dict[str, Tensor] = {}
     for path, encoder in encoders_of(model, adapter_name):
         own = {key.removeprefix(f"{path}."): value for key, value in state_dict.items() if key.startswith(f"{path}.")}
+        own = full_tensors(encoder, own)
+        join_parts(own)
         if isinstance(encoder, MLPEncoder):
             trunk = trunk or {key.removeprefix("trunk."): own[key] for key in own if key.startswith("trunk.")}
-            hidden = functional_call(encoder.shared_trunk, trunk)
+            # not the module's own forward, which gathers its parameters anew where they are sharded
+            hidden = torch.tanh(F.linear(trunk["embedding"], trunk["linear.weight"], trunk["linear.bias"]))
             own["p_key"], own["p_value"] = encoder.split(hidden @ own["head.weight"].T + own["head.bias"])
         names = [name for name in ("p_key", "p_value", "p_gate") if name in own]
         tensors |= {f"{path}.{name}": own[name].detach().to(dtype).contiguous() for name in names}

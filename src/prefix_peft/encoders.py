@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from .anatomy.sites import Site
+from .gathering import is_dtensor
 
 
 class FlatEncoder(nn.Module):
@@ -47,6 +48,12 @@ class Trunk(nn.Module):
         self.linear = nn.Linear(hidden_size, hidden_size, dtype=torch.float32)
 
     def forward(self) -> Tensor:
+        if is_dtensor(self.embedding):
+            raise ValueError(
+                "the MLP's shared part is sharded together with one layer, out of reach of the others. Shard it as a "
+                "module of its own, before the layers: fully_shard(module) for each prefix_peft.encoders.Trunk (in "
+                "Accelerate's config: fsdp_transformer_layer_cls_to_wrap: the layer's class, and Trunk)."
+            )
         return torch.tanh(self.linear(self.embedding))
 
 

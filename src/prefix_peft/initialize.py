@@ -15,12 +15,12 @@ from typing import Any, cast
 import torch
 from peft import PeftModel
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import positions
 from .anatomy.trial import token_table
 from .anatomy.watching import anatomy_of
+from .bars import bar
 from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder
 from .layer import PrefixLayer, prefix_layers
@@ -170,15 +170,15 @@ def _fit(encoders: list[MLPEncoder], targets: list[tuple[Tensor, Tensor]]) -> fl
         parameter.requires_grad_(True)
     optimizer = torch.optim.Adam(parameters, lr=FIT_LEARNING_RATE)
     residual = 1.0
-    with torch.enable_grad(), tqdm(range(FIT_STEPS), desc="fitting the MLP to the tokens", unit="step") as bar:
-        for _ in bar:
+    with torch.enable_grad(), bar(range(FIT_STEPS), desc="fitting the MLP to the tokens", unit="step") as shown:
+        for _ in shown:
             errors = [_error(encoder, target) for encoder, target in zip(encoders, targets, strict=True)]
             error = torch.stack([part.cpu() for part in errors]).mean()
             for parameter, gradient in zip(parameters, torch.autograd.grad(error, parameters), strict=True):
                 parameter.grad = gradient
             optimizer.step()
             residual = error.item() ** 0.5
-            bar.set_postfix(residual=f"{residual:.4f}", refresh=False)
+            shown.set_postfix(residual=f"{residual:.4f}", refresh=False)
     optimizer.zero_grad(set_to_none=True)
     for parameter in frozen:
         parameter.requires_grad_(False)

@@ -13,11 +13,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from .anatomy.trial import body, is_encoder_decoder, token_table, undisturbed
 from .anatomy.watching import anatomy_of
+from .bars import bar
 from .by_hand.door import opened
 from .one_pass import KeysValues, one_pass
 
@@ -56,8 +56,7 @@ def _at_once(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor, *, 
 def _in_chunks(model: PreTrainedModel, tokens: Tensor, size: int, *, quiet: bool = False) -> KeysValues:
     """Read ``size`` tokens at a time, those before them in the cache that the model made."""
     positions, cache, chunks = _positions(model, tokens, tokens), None, []
-    bar = tqdm(range(0, tokens.shape[1], size), desc="reading the tokens", unit="chunk", disable=quiet)
-    for start in bar:
+    for start in bar(range(0, tokens.shape[1], size), desc="reading the tokens", unit="chunk", disable=quiet):
         piece = tokens[:, start : start + size]
         here = {name: ids[:, start : start + size] for name, ids in positions.items()}
         inputs = _inputs(model, piece, piece) | {"use_cache": True, "past_key_values": cache}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .anatomy.sites import Site
 from .encoders import FlatEncoder
+from .gathering import is_sharded
 
 WHOLE = ("p_key", "p_value")
 
@@ -49,9 +50,8 @@ class SinkEncoder(FlatEncoder):
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name in WHOLE:
-            parts = [destination.pop(f"{prefix}{part}_{name}") for part in ("frozen", "trained")]
-            destination[f"{prefix}{name}"] = torch.cat(parts, dim=1)
+        if not any(map(is_sharded, self.parameters(recurse=False))):  # else `folded` puts them together
+            join_parts(destination, prefix)
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         for name in WHOLE:
@@ -60,6 +60,14 @@ class SinkEncoder(FlatEncoder):
                 frozen, trained = _parts(whole, self.frozen)
                 state_dict |= {f"{prefix}frozen_{name}": frozen, f"{prefix}trained_{name}": trained}
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def join_parts(state_dict: dict[str, Tensor], prefix: str = "") -> None:
+    """Let frozen and trained parts in ``state_dict`` be the whole that a `FlatEncoder` has."""
+    for name in WHOLE:
+        if f"{prefix}frozen_{name}" in state_dict:
+            parts = [state_dict.pop(f"{prefix}{part}_{name}") for part in ("frozen", "trained")]
+            state_dict[f"{prefix}{name}"] = torch.cat(parts, dim=1)
 
 
 def _parts(whole: Tensor, frozen: int) -> tuple[Tensor, Tensor]:

@@ -45,7 +45,9 @@ class RunArguments:
     warmup_ratio: float = _option(0.05, "Share of the steps over which the learning rate rises; then it falls to 0.")
     weight_decay: float = _option(0.0, "AdamW's weight decay.")
     max_grad_norm: float = _option(1.0, "Gradients are scaled down to this norm.")
-    mixed_precision: str = _option("no", "no, bf16 or fp16.", choices=["no", "bf16", "fp16"])
+    mixed_precision: str | None = _option(
+        None, "no, bf16 or fp16. Default: what `accelerate launch` says, else no.", choices=["no", "bf16", "fp16"]
+    )
     gradient_checkpointing: bool = _option(False, "Recompute activations in the backward pass: less memory, more time.")
     save_steps: int = _option(0, "Write a checkpoint every this many steps; 0 for none but the end.")
     eval_steps: int = _option(0, "Measure the validation loss every this many steps; 0 for once an epoch.")

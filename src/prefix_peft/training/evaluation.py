@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 import torch
 import torch.nn.functional as F
 from peft import PeftModel
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..bars import bar
 from .batches import IGNORED, collate_prompts, encode_prompts, padding_id
+from .sharing import from_all, own_share, summed
 
 # Of (model, batch, is_encoder_decoder): the sum over the target tokens of a batch, and how many they are. A sum, so
 # that steps made of unequal batches, on one device or several, weigh every token alike.
@@ -34,7 +36,7 @@ def target_loss(model: nn.Module, batch: dict[str, Tensor], is_encoder_decoder: 
 def mean_loss(
     model: nn.Module, batches: Iterable[dict[str, Tensor]], is_encoder_decoder: bool, loss_of: Loss = target_loss
 ) -> float:
-    """Nats per target token over all batches, in eval mode; the model's mode is as it was afterwards."""
+    """Nats per target token over all batches of all ranks, in eval mode; the model's mode is as it was afterwards."""
     training = model.training
     model.eval()
     total = tokens = 0.0
@@ -42,6 +44,7 @@ def mean_loss(
         loss, count = loss_of(model, batch, is_encoder_decoder)
         total, tokens = total + loss.item(), tokens + count.item()
     model.train(training)
+    total, tokens = summed(total, tokens)
     return total / tokens
 
 
@@ -58,7 +61,10 @@ def generate_texts(
     batch_size: int = 16,
     description: str = "generating",
 ) -> list[str]:
-    """What ``model`` writes for each source, in their order, by beam search (greedy with one beam)."""
+    """What ``model`` writes for each source, in their order, by beam search (greedy with one beam).
+
+    Ranks share the batches, which are those of one process; each has a model of its own and gets all texts.
+    """
     seq2seq = model.config.is_encoder_decoder
     if not seq2seq and max_source_length is None:
         max_source_length = max(tokenizer.model_max_length - max_new_tokens, 1)
@@ -66,11 +72,11 @@ def generate_texts(
         sources, tokenizer, is_encoder_decoder=seq2seq, separator=None if seq2seq else separator,
         max_source_length=max_source_length,
     )  # fmt: skip
-    texts: list[str] = [""] * len(prompts)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # rows of a batch are then of like length
-    with tqdm(total=len(prompts), desc=description, unit="text") as bar:
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    own, written = own_share(batches), []
+    with bar(total=sum(map(len, own)), desc=description, unit="text") as shown:
+        for rows in own:
             batch = collate_prompts([prompts[i] for i in rows], padding_id(tokenizer), seq2seq)
             batch = {key: value.to(model.device) for key, value in batch.items()}
             ids = model.generate(
@@ -78,7 +84,7 @@ def generate_texts(
                 pad_token_id=padding_id(tokenizer), eos_token_id=tokenizer.eos_token_id,
             )  # fmt: skip
             new = ids if seq2seq else ids[:, batch["input_ids"].shape[1] :]
-            for i, text in zip(rows, tokenizer.batch_decode(new, skip_special_tokens=True), strict=True):
-                texts[i] = text.strip()
-            bar.update(len(rows))
-    return texts
+            written.append(tokenizer.batch_decode(new, skip_special_tokens=True))
+            shown.update(len(rows))
+    texts = [text.strip() for batch in from_all(written) for text in batch]
+    return [text for _, text in sorted(zip(chain.from_iterable(batches), texts, strict=True))]

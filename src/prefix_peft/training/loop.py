@@ -6,28 +6,27 @@ import math
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate import Accelerator, PartialState
 from peft import PeftModel
 from torch import Tensor
-from torch.utils.data import DataLoader, Subset
-from tqdm.auto import tqdm
+from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
+from ..bars import bar
 from ..wrap import wrap
 from .arguments import RunArguments, TrainArguments
 from .batches import EncodedPairs, collate, encode_pairs, padding_id
 from .checkpoints import Progress, last_checkpoint, load_checkpoint, save_checkpoint
 from .evaluation import Loss, mean_loss, target_loss
 from .models import load_base
+from .ranks import begin, prepare, synchronized
 from .results import Trained, write_results
+from .sharing import shared_batches, summed
 from .tasks import load_task, read_jsonl, training_pairs
 
 LENGTH_WINDOW = 50  # steps whose pairs are sorted together
@@ -41,8 +40,7 @@ def train(arguments: TrainArguments) -> Trained:
         ValueError: data, arguments or checkpoint make no sense; said before training starts.
         FloatingPointError: the loss is no longer finite.
     """
-    accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
-    set_seed(arguments.seed)
+    accelerator = begin(arguments)
     base, tokenizer = load_base(arguments.model)
     pairs, validation = _load_data(arguments, tokenizer, base.config.is_encoder_decoder)
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)  # what cannot be written to is said now
@@ -89,7 +87,7 @@ class Run:
             self.steps = math.ceil(arguments.num_train_epochs * self.steps_an_epoch)
         self.plain = model
         optimizer = torch.optim.AdamW(self._groups(model), weight_decay=arguments.weight_decay)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.model, self.optimizer = prepare(accelerator, model, optimizer)
         self.progress = self._resumed()
         warmup = round(self.steps * arguments.warmup_ratio)
         for group in optimizer.param_groups:
@@ -116,37 +114,32 @@ class Run:
         self.model.train()
         if self.progress.step == 0:
             self._log_validation()
-        started, bar = time.monotonic() - self.progress.seconds, self._bar()
-        for group in self._groups_of_batches():
-            self._step(group, bar, started)
+        started, shown = time.monotonic() - self.progress.seconds, self._bar()
+        for pairs in self._pairs_of_steps():
+            self._step(pairs, shown, started)
             if self.progress.step % (self.arguments.eval_steps or self.steps_an_epoch) == 0:
                 self._log_validation()
             if self.arguments.save_steps and self.progress.step % self.arguments.save_steps == 0:
                 self._save()
-        bar.close()
+        shown.close()
         if self.progress.log and self.progress.log[-1].get("validation_loss") is None:
             self._log_validation()
         return self.progress
 
     def _bar(self) -> tqdm:
-        return tqdm(
-            total=self.steps, initial=self.progress.step, desc="training the prefix", unit="step",
-            disable=not self.accelerator.is_local_main_process, file=sys.stdout,
-        )  # fmt: skip
+        return bar(
+            total=self.steps, initial=self.progress.step, desc="training the prefix", unit="step", file=sys.stdout
+        )
 
-    def _groups_of_batches(self) -> Iterator[list[dict[str, Tensor]]]:
-        """The batches of each optimizer step still to come, in an order that depends on seed and epoch alone."""
+    def _pairs_of_steps(self) -> Iterator[list[dict[str, list[int]]]]:
+        """The pairs of each optimizer step still to come, in an order that depends on seed and epoch alone."""
         while self.progress.step < self.steps:
             epoch, done = divmod(self.progress.step, self.steps_an_epoch)
-            generator = torch.Generator().manual_seed(self.arguments.seed + epoch)
-            left = Subset(self.pairs, self._order(generator)[done * self.pairs_a_step :])
-            size = self.arguments.per_device_train_batch_size
-            loader = self.accelerator.prepare(DataLoader(left, size, collate_fn=self.collate, generator=generator))
-            batches = iter(loader)
-            while self.progress.step < self.steps and (
-                group := list(islice(batches, self.arguments.gradient_accumulation_steps))
-            ):
-                yield group
+            order = self._order(torch.Generator().manual_seed(self.arguments.seed + epoch))
+            for start in range(done * self.pairs_a_step, len(order), self.pairs_a_step):
+                yield [self.pairs[pair] for pair in order[start : start + self.pairs_a_step]]
+                if self.progress.step == self.steps:
+                    return
 
     def _order(self, generator: torch.Generator) -> list[int]:
         """A random order of the pairs; grouped by length, the pairs of one step come from a window of like ones."""
@@ -164,42 +157,38 @@ class Run:
         shuffled = torch.randperm(len(whole), generator=generator).tolist()
         return [pair for i in shuffled for pair in whole[i]] + rest
 
-    def _step(self, group: list[dict[str, Tensor]], bar: tqdm, started: float) -> None:
-        """One optimizer step: the mean loss over all target tokens of the step, on all devices."""
+    def _step(self, pairs: list[dict[str, list[int]]], shown: tqdm, started: float) -> None:
+        """One optimizer step: the mean loss over all target tokens of its pairs, which the ranks share."""
         accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
-        tokens = torch.stack([self._count(batch) for batch in group]).sum()
-        tokens: Any = accelerator.reduce(tokens, reduction="sum")
+        tokens = sum(map(self._count, pairs))
         rate = float(self.schedule.get_last_lr()[0])
-        for last, batch in [(batch is group[-1], batch) for batch in group]:
-            with nullcontext() if last else accelerator.no_sync(self.model):
+        batches = list(shared_batches(pairs, self.arguments.per_device_train_batch_size, self.collate))
+        for batch in batches:
+            with synchronized(accelerator, self.model, batch is batches[-1]):
                 with accelerator.autocast():
                     loss, _ = self.loss_of(self.model, batch, self.seq2seq)
                 accelerator.backward(loss * (accelerator.num_processes / tokens))
             total += loss.detach()
-        summed: Any = accelerator.reduce(total, reduction="sum")
-        mean = float(summed / tokens)
+        mean = summed(float(total))[0] / tokens
         if not math.isfinite(mean):
             raise FloatingPointError(f"the loss is {mean} at step {self.progress.step + 1}; lower --learning-rate.")
-        accelerator.clip_grad_norm_(self._trained(), self.arguments.max_grad_norm)
+        accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
         self.progress.step += 1
         seconds = time.monotonic() - started
-        seen = sum(int(batch["attention_mask"].sum()) for batch in group) * accelerator.num_processes
+        seen = sum(len(pair["input_ids"]) for pair in pairs)
         speed = seen / max(seconds - self.progress.seconds, 1e-9)
         self.progress.seconds = seconds
-        bar.set_postfix(loss=f"{mean:.3f}", lr=f"{rate:.1e}", tokens_per_second=f"{speed:.0f}", refresh=False)
-        bar.update()
+        shown.set_postfix(loss=f"{mean:.3f}", lr=f"{rate:.1e}", tokens_per_second=f"{speed:.0f}", refresh=False)
+        shown.update()
         if self.progress.step % self.arguments.logging_steps == 0 or self.progress.step == self.steps:
             self.progress.log.append({"step": self.progress.step, "loss": mean, "learning_rate": rate})
 
-    def _count(self, batch: dict[str, Tensor]) -> Tensor:
-        labels = batch["labels"] if self.seq2seq else batch["labels"][:, 1:]
-        return (labels >= 0).sum()
-
-    def _trained(self) -> list[torch.nn.Parameter]:
-        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+    def _count(self, pair: dict[str, list[int]]) -> int:
+        labels = pair["labels"] if self.seq2seq else pair["labels"][1:]
+        return sum(label >= 0 for label in labels)
 
     def _log_validation(self) -> None:
         if self.validation is None:
@@ -209,11 +198,10 @@ class Run:
         self.progress.log.append({"step": self.progress.step, "validation_loss": loss})
 
     def validation_batches(self) -> Iterator[dict[str, Tensor]]:
-        """The batches on which the validation loss is measured, on the device of the model; none without such data."""
+        """This rank's batches of those on which the validation loss is measured; none without such data."""
         if self.validation is not None:
             size = self.arguments.per_device_eval_batch_size
-            for batch in DataLoader(self.validation, size, collate_fn=self.collate):
-                yield {key: value.to(self.accelerator.device) for key, value in batch.items()}
+            yield from shared_batches(self.validation.examples, size, self.collate)
 
     def _save(self) -> None:
         self.accelerator.wait_for_everyone()
@@ -238,6 +226,6 @@ def _load_data(
     pairs = encode(training_pairs(records))
     validation = encode([(record.source, record.references[0]) for record in held_out]) if held_out else None
     for name, encoded in (("training", pairs), ("validation", validation)):
-        if encoded is not None and encoded.truncated:
+        if encoded is not None and encoded.truncated and PartialState().is_main_process:
             print(f"{encoded.truncated} of {len(encoded)} {name} pairs are longer than the model reads and were cut.")
     return pairs, validation

@@ -1,0 +1,64 @@
+"""A prefix that several processes hold in parts, put together: FSDP2's DTensors and DeepSpeed's ZeRO.
+
+What is done here is done by all processes at the same time: each sends its part and gets the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def is_dtensor(tensor: Tensor) -> bool:
+    """Whether FSDP2 left this process its part; while the module computes, it has the whole."""
+    return hasattr(tensor, "full_tensor")  # asked so, for torch.distributed.tensor is slow to import
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process has only its part: a DTensor, or a parameter under ZeRO-3."""
+    return is_dtensor(tensor) or hasattr(tensor, "ds_id")
+
+
+def full_parameter(parameter: Tensor) -> Tensor:
+    """All of a parameter as the optimizer holds it, which is in float32 also where the model has it in 16 bits."""
+    held: Any = parameter
+    if is_dtensor(held):
+        return held.detach().full_tensor()
+    if hasattr(held, "_z3_optimizer") or hasattr(held, "_hp_mapping"):
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        return safe_get_full_fp32_param(held)
+    if hasattr(held, "ds_id"):
+        from deepspeed.zero import GatheredParameters
+
+        with GatheredParameters([held]):
+            return held.detach().clone()
+    return held.detach()
+
+
+def full_tensors(module: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of ``module`` in ``state_dict``, each whole; those that are whole already are left as they are."""
+    parameters = dict(module.named_parameters())
+    return {key: _full(value, parameters.get(key)) for key, value in state_dict.items()}
+
+
+def _full(value: Tensor, parameter: Tensor | None) -> Tensor:
+    if is_dtensor(value):
+        return full_parameter(value)
+    emptied = parameter is not None and hasattr(parameter, "ds_id") and not value.numel()  # as ZeRO-3 leaves them
+    return full_parameter(parameter) if emptied and parameter is not None else value
+
+
+def full_prefix(model: nn.Module) -> dict[str, Tensor]:
+    """The trained parameters of ``model`` by name, each whole and in float32, on the CPU: a ``state_dict`` to save.
+
+    Call it on all ranks. ``model.save_pretrained(directory)`` there is enough, but for DeepSpeed in 16 bits: its model
+    holds rounded copies, and ``save_pretrained(directory, state_dict=full_prefix(model))`` writes the numbers behind.
+    """
+    trained = {name: p for name, p in model.named_parameters() if ".prefix_kv_encoder." in name or p.requires_grad}
+    kept = {name: buffer for name, buffer in model.named_buffers() if ".prefix_kv_encoder." in name}
+    whole = {name: full_parameter(parameter) for name, parameter in trained.items()} | kept
+    return {name: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in whole.items()}
