@@ -52,13 +52,13 @@ def _full(value: Tensor, parameter: Tensor | None) -> Tensor:
     return full_parameter(parameter) if emptied and parameter is not None else value
 
 
-def full_prefix(model: nn.Module) -> dict[str, Tensor]:
-    """The trained parameters of ``model`` by name, each whole and in float32, on the CPU: a ``state_dict`` to save.
+def full_prefix(model: nn.Module, adapter_name: str = "default") -> dict[str, Tensor]:
+    """A prefix (and whatever else trains) by parameter name, whole and in float32, on the CPU: a ``state_dict`` to save.
 
-    Call it on all ranks. ``model.save_pretrained(directory)`` there is enough, but for DeepSpeed in 16 bits: its model
-    holds rounded copies, and ``save_pretrained(directory, state_dict=full_prefix(model))`` writes the numbers behind.
+    ``model.save_pretrained(directory)`` on all ranks is enough, but for DeepSpeed in 16 bits: there the model has
+    rounded copies, and ``save_pretrained(directory, state_dict=full_prefix(model))`` writes the numbers behind them.
     """
-    trained = {name: p for name, p in model.named_parameters() if ".prefix_kv_encoder." in name or p.requires_grad}
-    kept = {name: buffer for name, buffer in model.named_buffers() if ".prefix_kv_encoder." in name}
-    whole = {name: full_parameter(parameter) for name, parameter in trained.items()} | kept
-    return {name: tensor.detach().to("cpu", torch.float32, copy=True) for name, tensor in whole.items()}
+    own = f".prefix_kv_encoder.{adapter_name}."
+    held = {name: p for name, p in model.named_parameters() if own in name or p.requires_grad}
+    held |= {name: buffer for name, buffer in model.named_buffers() if own in name}
+    return {name: full_parameter(part).to("cpu", torch.float32, copy=True) for name, part in held.items()}

@@ -68,8 +68,7 @@ def distill(arguments: DistillArguments) -> Distilled:
         scores = compare(model, run.validation_batches())
     data = f"{Path(arguments.document_file).name} ({len(document):,} tokens), {len(training):,} texts written behind it"
     distilled = Distilled(model, tokenizer, progress, data, "KL to the document", METHOD, scores)
-    if accelerator.is_main_process:
-        write_results(arguments, distilled)
+    write_results(arguments, distilled)
     return distilled
 
 

@@ -55,8 +55,7 @@ def train(arguments: TrainArguments) -> Trained:
     progress = Run(arguments, accelerator, model, tokenizer, pairs, validation, target_loss).finish()
     data = f"{arguments.task or Path(str(arguments.train_file)).name}, {len(pairs):,} pairs"
     trained = Trained(model, tokenizer, progress, data)
-    if accelerator.is_main_process:
-        write_results(arguments, trained)
+    write_results(arguments, trained)
     return trained
 
 

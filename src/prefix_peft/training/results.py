@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from accelerate import PartialState
 from peft import PeftModel, get_peft_model_state_dict
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..card import Facts, write_card
+from ..gathering import full_prefix
 from ..whole import write_text
 from .arguments import DistillArguments, TrainArguments
 from .checkpoints import Progress
@@ -34,9 +37,15 @@ class Trained:
 def write_results(
     arguments: TrainArguments | DistillArguments, trained: Trained, metrics: Mapping[str, float] | None = None
 ) -> None:
-    """Write release, model card and log to ``output_dir``; ``metrics`` are scores that a later evaluation found."""
+    """Write release, model card and log to ``output_dir``; ``metrics`` are scores that a later evaluation found.
+
+    All ranks call it, for each may hold a part of the prefix; the first writes.
+    """
     output, model, progress = Path(arguments.output_dir), trained.model, trained.progress
-    model.save_pretrained(str(output), selected_adapters=["default"])
+    prefix = full_prefix(model)
+    if not PartialState().is_main_process:
+        return
+    model.save_pretrained(str(output), selected_adapters=["default"], state_dict=prefix)
     remember_prompt(output, arguments.separator)
     losses = [entry["validation_loss"] for entry in progress.log if "validation_loss" in entry]
     shown = (
@@ -46,7 +55,7 @@ def write_results(
     facts = Facts(
         base_model=_public_name(arguments.model),
         task_type=model.peft_config["default"].task_type,
-        parameters=released_parameters(model),
+        parameters=released_parameters(model, prefix),
         num_virtual_tokens=arguments.num_virtual_tokens,
         data=trained.data,
         training={"method": trained.method, "steps": progress.step, "seconds": round(progress.seconds)}
@@ -63,6 +72,7 @@ def _public_name(model: str) -> str:
     return Path(model).name if Path(model).is_dir() else model
 
 
-def released_parameters(model: PeftModel) -> int:
-    """How many numbers the release holds."""
-    return sum(tensor.numel() for tensor in get_peft_model_state_dict(model, save_embedding_layers=False).values())
+def released_parameters(model: PeftModel, prefix: dict[str, Tensor] | None = None) -> int:
+    """How many numbers the release holds; of the prefix that `full_prefix` put together, where several hold it."""
+    release = get_peft_model_state_dict(model, state_dict=prefix, save_embedding_layers=False)
+    return sum(tensor.numel() for tensor in release.values())
