@@ -78,7 +78,7 @@ def test_a_long_value_is_shown_shortened(tmp_path):
 
 def test_an_empty_file_is_refused_and_a_missing_one_is_named(tmp_path):
     (tmp_path / "empty.jsonl").write_text("\n \n")
-    with pytest.raises(ValueError, match=r"empty\.jsonl is empty; expected one JSON object per line"):
+    with pytest.raises(ValueError, match=r"empty\.jsonl has no line to read; put one text or one JSON object"):
         read_jsonl(tmp_path / "empty.jsonl")
     with pytest.raises(FileNotFoundError, match=r"missing\.jsonl"):
         read_jsonl(tmp_path / "missing.jsonl")

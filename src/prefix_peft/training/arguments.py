@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+TOO_LONG = ("cut", "drop", "refuse")
+
 
 def _option(default: Any, text: str, **metadata: Any) -> Any:
     return field(default=default, metadata={"help": text, **metadata})
@@ -81,6 +83,9 @@ class TrainArguments(RunArguments, DataArguments):
         None, 'JSON lines: {"source": str, "target": str} or {"source", "references": [...]}.'
     )
     validation_file: str | None = _option(None, "JSON lines on which the loss is measured before, during and after.")
+    too_long: str = _option(
+        "cut", "Pairs longer than the model reads: cut them, drop them, or refuse to train.", choices=list(TOO_LONG)
+    )
     num_virtual_tokens: int = _option(20, "P: the length of the prefix.")
     prefix_projection: bool = _option(False, "Train through the paper's MLP, which the release folds away.")
     encoder_hidden_size: int = _option(512, "Width of that MLP.")
@@ -94,6 +99,8 @@ class TrainArguments(RunArguments, DataArguments):
         self.check_run()
         if (self.train_file is None) == (self.task is None):
             raise ValueError("give the data once: --train-file F.jsonl, or --task NAME --data-dir DIR.")
+        if self.too_long not in TOO_LONG:
+            raise ValueError(f"--too-long must be one of {list(TOO_LONG)}, got {self.too_long!r}.")
         if self.learning_rate is None:
             self.learning_rate = 1e-3 if self.prefix_projection else 1e-1
 

@@ -4,6 +4,8 @@ The loss is on the target and the end-of-sequence token only. A prompt for gener
 the front of a training example, so it is that front token by token.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,10 +21,11 @@ IGNORED = -100  # a label that torch's cross-entropy leaves out
 
 @dataclass(frozen=True)
 class EncodedPairs(Dataset[dict[str, list[int]]]):
-    """Examples ``{"input_ids": [...], "labels": [...]}``, and how many of them lost text to a length limit."""
+    """Examples ``{"input_ids": [...], "labels": [...]}``, and how many pairs were too long to be read whole."""
 
     examples: list[dict[str, list[int]]]
     truncated: int
+    longest: int = 0  # tokens of the longest pair, or of its longer side where they are read apart
 
     def __len__(self) -> int:
         return len(self.examples)
@@ -47,13 +50,17 @@ def encode_pairs(
     separator: str | None = None,
     max_source_length: int | None = None,
     max_target_length: int | None = None,
+    too_long: str = "cut",
 ) -> EncodedPairs:
     """Training examples: the target to an encoder-decoder's source, or ``source + separator + " " + target``.
 
     Without a separator a causal model gets the form of the paper's code, ``" {source} {bos} {target} {eos}"``.
     A length counts tokens, separator and special tokens included; None means all that ``tokenizer.model_max_length``
     allows, which for a causal model always holds for the two together. What is too long loses its end, a source
-    before the separator, a target before end-of-sequence. Raises ValueError where that would leave no text.
+    before the separator, a target before end-of-sequence; with ``too_long='drop'`` such a pair is left out.
+
+    Raises:
+        ValueError: what is too long would keep no text, nothing is left, or ``too_long='refuse'`` and a pair is.
     """
     if not pairs:
         raise ValueError("no pairs to encode; give at least one (source, target).")
@@ -65,17 +72,40 @@ def encode_pairs(
         target_parts = _completion_parts(sources, source_parts, targets, tokenizer, separator)
     source_limit = _limit(max_source_length, tokenizer, is_encoder_decoder)
     target_limit = _limit(max_target_length, tokenizer, is_encoder_decoder)
-    examples, truncated = [], 0
+    examples, truncated, longest = [], 0, 0
     for source, target in zip(source_parts, target_parts, strict=True):
-        y, y_cut = target.fit(target_limit, "raise max_target_length")
-        room, advice = source_limit, "raise max_source_length"
-        if not is_encoder_decoder and (left := tokenizer.model_max_length - len(y)) < room:
-            room, advice = left, f"the target takes {len(y)} of the model's {left + len(y)}, limit max_target_length"
-        x, x_cut = source.fit(room, advice)
-        whole = {"input_ids": x + y, "labels": [IGNORED] * len(x) + y}
-        examples.append({"input_ids": x, "labels": y} if is_encoder_decoder else whole)
-        truncated += x_cut or y_cut
-    return EncodedPairs(examples, truncated)
+        together = source.tokens + target.tokens
+        longest = max(longest, max(source.tokens, target.tokens) if is_encoder_decoder else together)
+        whole = source.tokens <= source_limit and target.tokens <= target_limit
+        whole = whole and (is_encoder_decoder or together <= tokenizer.model_max_length)
+        truncated += not whole
+        if whole or too_long == "cut":
+            x, y = _fitted(source, target, (source_limit, target_limit), tokenizer, is_encoder_decoder)
+            example = {"input_ids": x, "labels": y}
+            joint = {"input_ids": x + y, "labels": [IGNORED] * len(x) + y}
+            examples.append(example if is_encoder_decoder else joint)
+    if truncated and (too_long == "refuse" or not examples):
+        raise ValueError(
+            f"{truncated} of {len(pairs)} pairs are longer than the model reads (the longest has {longest} tokens); "
+            "cut them with --too-long cut, leave them out with --too-long drop, or shorten them."
+        )
+    return EncodedPairs(examples, truncated, longest)
+
+
+def _fitted(
+    source: _Parts,
+    target: _Parts,
+    limits: tuple[int, int],
+    tokenizer: PreTrainedTokenizerBase,
+    is_encoder_decoder: bool,
+) -> tuple[list[int], list[int]]:
+    """Both sides, each within its limit, and a causal model's together within its context."""
+    source_limit, target_limit = limits
+    y = target.fit(target_limit, "raise max_target_length")[0]
+    room, advice = source_limit, "raise max_source_length"
+    if not is_encoder_decoder and (left := tokenizer.model_max_length - len(y)) < room:
+        room, advice = left, f"the target takes {len(y)} of the model's {left + len(y)}, limit max_target_length"
+    return source.fit(room, advice)[0], y
 
 
 def encode_prompts(
@@ -124,6 +154,11 @@ class _Parts(NamedTuple):
     front: list[int]
     body: list[int]
     end: list[int]
+
+    @property
+    def tokens(self) -> int:
+        """How many there are."""
+        return len(self.front) + len(self.body) + len(self.end)
 
     def fit(self, limit: int, advice: str) -> tuple[list[int], bool]:
         """All parts in at most ``limit`` tokens, and whether text was lost."""

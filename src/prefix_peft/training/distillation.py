@@ -26,6 +26,7 @@ from ..layer import BASE
 from ..wrap import wrap
 from .arguments import DistillArguments
 from .batches import IGNORED, encode_prompts
+from .lines import read_text
 from .loop import Run
 from .models import load_base
 from .results import Trained, write_results
@@ -80,7 +81,7 @@ def read_document(arguments: DistillArguments, base: PreTrainedModel, tokenizer:
     """
     if base.config.is_encoder_decoder:
         raise ValueError(f"{arguments.model} is an encoder-decoder; a document stands before a causal model's text.")
-    text = Path(arguments.document_file).read_text(encoding="utf-8")
+    text = read_text(arguments.document_file)
     if not text.strip():
         raise ValueError(f"{arguments.document_file} is empty; give a document with text.")
     (ids,) = encoded = encode_prompts([text], tokenizer, is_encoder_decoder=False, separator="")

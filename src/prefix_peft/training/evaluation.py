@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
@@ -72,6 +73,10 @@ def generate_texts(
         sources, tokenizer, is_encoder_decoder=seq2seq, separator=None if seq2seq else separator,
         max_source_length=max_source_length,
     )  # fmt: skip
+    if prompts.truncated:
+        print(
+            f"{prompts.truncated:,} of {len(prompts):,} sources are longer than the model reads: cut.", file=sys.stderr
+        )
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))  # rows of a batch are then of like length
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     own, written = own_share(batches), []

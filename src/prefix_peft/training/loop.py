@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from peft import PeftModel
 from torch import Tensor
 from tqdm import tqdm
@@ -20,14 +20,14 @@ from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmu
 from ..bars import bar
 from ..wrap import wrap
 from .arguments import RunArguments, TrainArguments
-from .batches import EncodedPairs, collate, encode_pairs, padding_id
+from .batches import EncodedPairs, collate, padding_id
 from .checkpoints import Progress, last_checkpoint, load_checkpoint, save_checkpoint
+from .data import load_data
 from .evaluation import Loss, mean_loss, target_loss
 from .models import load_base
 from .ranks import begin, prepare, synchronized
 from .results import Trained, write_results
 from .sharing import shared_batches, summed
-from .tasks import load_task, read_jsonl, training_pairs
 
 LENGTH_WINDOW = 50  # steps whose pairs are sorted together
 GATE_LEARNING_RATE = 5e-2  # a gate is one number a head that has to travel from 0 to about 1
@@ -42,7 +42,7 @@ def train(arguments: TrainArguments) -> Trained:
     """
     accelerator = begin(arguments)
     base, tokenizer = load_base(arguments.model)
-    pairs, validation = _load_data(arguments, tokenizer, base.config.is_encoder_decoder)
+    pairs, validation = load_data(arguments, tokenizer, base.config.is_encoder_decoder)
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)  # what cannot be written to is said now
     model = wrap(
         base, arguments.num_virtual_tokens, prefix_projection=arguments.prefix_projection,
@@ -206,25 +206,3 @@ class Run:
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             save_checkpoint(self.plain, self.optimizer, self.progress, self.arguments)
-
-
-def _load_data(
-    arguments: TrainArguments, tokenizer: PreTrainedTokenizerBase, seq2seq: bool
-) -> tuple[EncodedPairs, EncodedPairs | None]:
-    if arguments.task is not None:
-        assert arguments.data_dir is not None  # check_task saw to it
-        records = load_task(arguments.task, arguments.data_dir, "train")
-        held_out = load_task(arguments.task, arguments.data_dir, "validation")
-    else:
-        records = read_jsonl(str(arguments.train_file))
-        held_out = read_jsonl(arguments.validation_file) if arguments.validation_file else []
-    encode = partial(
-        encode_pairs, tokenizer=tokenizer, is_encoder_decoder=seq2seq, separator=arguments.separator,
-        max_source_length=arguments.max_source_length, max_target_length=arguments.max_target_length,
-    )  # fmt: skip
-    pairs = encode(training_pairs(records))
-    validation = encode([(record.source, record.references[0]) for record in held_out]) if held_out else None
-    for name, encoded in (("training", pairs), ("validation", validation)):
-        if encoded is not None and encoded.truncated and PartialState().is_main_process:
-            print(f"{encoded.truncated} of {len(encoded)} {name} pairs are longer than the model reads and were cut.")
-    return pairs, validation

@@ -28,7 +28,7 @@ def load_base(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     model = auto.from_pretrained(name, dtype=torch.float32).eval()
     tokenizer = AutoTokenizer.from_pretrained(name)
     limit = getattr(config, "max_position_embeddings", None)
-    if limit and not config.is_encoder_decoder:
+    if limit:
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
     return model, tokenizer
 

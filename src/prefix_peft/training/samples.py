@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from ..whole import write_text
 from .arguments import DistillArguments
 from .batches import IGNORED, EncodedPairs, collate_prompts, encode_prompts, padding_id, special_ids
+from .lines import read_objects, read_texts, shown
 
 SAMPLES_FILE = "samples.jsonl"
 
@@ -49,12 +50,9 @@ def read_lines(path: str | Path) -> list[str]:
     """The lines of a text file that are not blank.
 
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or one cannot be read.
     """
-    lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
-    if not lines:
-        raise ValueError(f"{path} has no line to read; put one text on each.")
-    return lines
+    return [line for _, line in read_texts(path)]
 
 
 @torch.no_grad()
@@ -100,6 +98,13 @@ def write_samples(path: Path, samples: Sequence[Sample], tokenizer: PreTrainedTo
 
 
 def read_samples(path: Path) -> list[Sample]:
-    """What `write_samples` wrote."""
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [(line["prompt"], line["written"]) for line in lines]
+    """What `write_samples` wrote; ValueError, which names the line, for anything else."""
+    return [(_tokens(path, number, line, "prompt"), _tokens(path, number, line, "written"))
+            for number, line in read_objects(path)]  # fmt: skip
+
+
+def _tokens(path: Path, number: int, line: dict[str, Any], name: str) -> list[int]:
+    tokens = line.get(name)
+    if not isinstance(tokens, list) or not tokens or not all(type(token) is int and token >= 0 for token in tokens):
+        raise ValueError(f"{path}, line {number}: {name!r} must be a list of token ids, got {shown(tokens)}.")
+    return tokens

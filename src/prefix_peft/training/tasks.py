@@ -4,12 +4,13 @@ A record is one input with all its references. The named tasks are linearised as
 (github.com/XiangLi1999/PrefixTuning, ``language_modeling.py``), so that its numbers can be compared with.
 """
 
-import json
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+from .lines import read_objects, shown
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,8 @@ class Record:
 
     source: str
     references: tuple[str, ...]
+    id: str | int | None = field(default=None, compare=False)  # where the file gives one
+    place: str = field(default="", compare=False)  # file and line
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Task:
 def read_jsonl(path: str | os.PathLike[str]) -> list[Record]:
     """Read ``{"source": str, "target": str}`` or ``{"source": str, "references": [str, ...]}``, one object per line.
 
-    Further fields are ignored, and so are blank lines. Raises ValueError that names the file and the line.
+    Further fields but ``id`` are ignored, and so are blank lines. Raises ValueError that names the file and the line.
     """
     return _read(Path(path), _read_plain)
 
@@ -61,33 +64,20 @@ def training_pairs(records: Iterable[Record]) -> list[tuple[str, str]]:
 
 def _read(path: Path, read_line: Callable[[dict[str, Any]], Record]) -> list[Record]:
     records = []
-    # Split bytes, not text: str.splitlines also breaks at U+2028 and others, which JSON allows inside a string.
-    for number, line in enumerate(path.read_bytes().split(b"\n"), start=1):
-        if line.strip():
-            try:
-                records.append(read_line(_parse(line)))
-            except ValueError as fault:
-                raise ValueError(f"{path}, line {number}: {fault}") from fault
-    if not records:
-        raise ValueError(f"{path} is empty; expected one JSON object per line.")
+    for number, line in read_objects(path):
+        try:
+            record = read_line(line)
+        except ValueError as fault:
+            raise ValueError(f"{path}, line {number}: {fault}") from fault
+        name = line.get("id")
+        known = name if isinstance(name, (str, int)) else None
+        records.append(replace(record, id=known, place=f"{path.name}:{number}"))
     return records
-
-
-def _parse(line: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(line.decode("utf-8-sig"))  # -sig: some editors put a byte order mark first
-    except UnicodeDecodeError:
-        raise ValueError(f"expected UTF-8 text, got {_shown(line)}.") from None
-    except ValueError as fault:
-        raise ValueError(f"expected JSON, got {_shown(line.decode())} ({fault}).") from None
-    if not isinstance(value, dict):
-        raise ValueError(f"expected a JSON object, got {_shown(value)}.")
-    return value
 
 
 def _read_plain(line: dict[str, Any]) -> Record:
     if ("target" in line) == ("references" in line):
-        raise ValueError(f"expected one of 'target' and 'references', got the fields {_shown(sorted(line))}.")
+        raise ValueError(f"expected one of 'target' and 'references', got the fields {shown(sorted(line))}.")
     references = (_text(line, "target"),) if "target" in line else _references(line)
     return Record(_text(line, "source"), references)
 
@@ -116,7 +106,7 @@ def _read_e2e(line: dict[str, Any]) -> Record:
     """
     slots = _field(line, "mr")
     if not isinstance(slots, dict) or not slots or not all(isinstance(value, str) for value in slots.values()):
-        raise ValueError(f"'mr' must be an object of strings, not empty, got {_shown(slots)}.")
+        raise ValueError(f"'mr' must be an object of strings, not empty, got {shown(slots)}.")
     if "priceRange" in slots:
         slots = slots | {"priceRange": slots["priceRange"].replace("£", "£ ").replace("-", " - ")}
     return Record(" | ".join(f"{E2E_SLOTS.get(k, k)} : {v}" for k, v in slots.items()), _references(line))
@@ -129,7 +119,7 @@ def _read_scitldr(line: dict[str, Any]) -> Record:
 def _triples(line: dict[str, Any]) -> list[list[str]]:
     triples = _field(line, "triples")
     if not isinstance(triples, list) or not triples or not all(_is_triple(triple) for triple in triples):
-        raise ValueError(f"'triples' must be a list of [subject, property, object], not empty, got {_shown(triples)}.")
+        raise ValueError(f"'triples' must be a list of [subject, property, object], not empty, got {shown(triples)}.")
     return triples
 
 
@@ -140,7 +130,7 @@ def _is_triple(value: Any) -> bool:
 def _references(line: dict[str, Any]) -> tuple[str, ...]:
     references = _field(line, "references")
     if not isinstance(references, list) or not references:
-        raise ValueError(f"'references' must be a list of strings, not empty, got {_shown(references)}.")
+        raise ValueError(f"'references' must be a list of strings, not empty, got {shown(references)}.")
     return tuple(_checked(reference, "each of 'references'") for reference in references)
 
 
@@ -150,21 +140,16 @@ def _text(line: dict[str, Any], name: str) -> str:
 
 def _field(line: dict[str, Any], name: str) -> Any:
     if name not in line:
-        raise ValueError(f"expected a field {name!r}, got the fields {_shown(sorted(line))}.")
+        raise ValueError(f"expected a field {name!r}, got the fields {shown(sorted(line))}.")
     return line[name]
 
 
 def _checked(value: Any, what: str) -> str:
     if not isinstance(value, str) or not value.strip():
-        raise ValueError(f"{what} must be a string that is not blank, got {_shown(value)}.")
+        raise ValueError(f"{what} must be a string that is not blank, got {shown(value)}.")
     if any("\ud800" <= letter <= "\udfff" for letter in value):  # JSON can escape it, no tokenizer can read it
-        raise ValueError(f"{what} must be text, got half of a surrogate pair in {_shown(value)}.")
+        raise ValueError(f"{what} must be text, got half of a surrogate pair in {shown(value)}.")
     return value
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
 
 
 _SPLITS = {"train": ("train.jsonl",), "validation": ("dev.jsonl",), "test": ("test.jsonl",)}
