@@ -5,7 +5,8 @@ import tiny
 import torch
 from accelerate.state import AcceleratorState
 from datasets import Dataset
-from safetensors.torch import load_file
+from peft import PeftModel
+from safetensors.torch import load_file, save_file
 from transformers import Trainer, TrainerCallback, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
@@ -13,6 +14,14 @@ import prefix_peft
 from prefix_peft import PrefixConfig
 
 P, ROWS, LENGTH, RATE = 3, 4, 7, 0.5
+# what a release does not hold whole: an MLP, digits beyond its precision; and what it holds in parts
+FORMS = {
+    "flat": {},
+    "mlp": {"prefix_projection": True, "encoder_hidden_size": 13},
+    "half": {"release_dtype": "bfloat16"},
+    "sinks": {"num_frozen_tokens": 1},
+    "gate": {"gate": True},
+}
 ROUNDED = {"atol": 1e-5, "rtol": 1e-4}  # the same sums in another order, over five steps
 
 
@@ -80,10 +89,15 @@ def test_trainer_steps_as_a_loop_does(tmp_path, checkpointing):
     assert all(torch.equal(tensor, base[name]) for name, tensor in trainer.model.unload().state_dict().items())
 
 
-def test_evaluation_and_the_best_checkpoint(tmp_path):
+@pytest.mark.parametrize("form", FORMS)
+def test_evaluation_and_the_best_checkpoint(form, tmp_path):
     """Learning one text by heart makes another worse in the end, so the best checkpoint is not the last."""
     each = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
-    trainer = trained(tmp_path, **each, max_steps=8, learning_rate=3.0, load_best_model_at_end=True)
+    rate = 0.3 if form == "mlp" else 3.0
+    trainer = trained(
+        tmp_path, wrapped(**FORMS[form]), **each, max_steps=8, learning_rate=rate, load_best_model_at_end=True,
+        save_only_model=True,
+    )  # fmt: skip
     scores = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     best = 1 + min(range(8), key=scores.__getitem__)
     assert best < 8 and trainer.state.best_model_checkpoint.endswith(f"checkpoint-{best}")
@@ -93,19 +107,91 @@ def test_evaluation_and_the_best_checkpoint(tmp_path):
         assert float(trainer.model.eval()(ids, labels=ids).loss) == pytest.approx(scores[best - 1], rel=1e-5)
 
 
-def test_a_checkpoint_holds_the_prefix_alone(tmp_path):
-    trainer = trained(tmp_path, save_strategy="steps", save_steps=5)
-    saved = load_file(tmp_path / "checkpoint-5" / "adapter_model.safetensors")
-    assert {name.replace(".default", ""): value.shape for name, value in values(trainer.model).items()} == {
-        name: value.shape for name, value in saved.items()
-    }
-    others = {path.name for path in (tmp_path / "checkpoint-5").iterdir()} - {
-        "adapter_model.safetensors", "adapter_config.json", "README.md", "optimizer.pt", "scheduler.pt",
-        "rng_state.pth", "trainer_state.json", "training_args.bin",
-    }  # fmt: skip
-    assert not others, "no weights of the base in any other file"
-    numbers = sum(value.numel() for value in saved.values())
-    assert (tmp_path / "checkpoint-5" / "adapter_model.safetensors").stat().st_size < 4 * numbers + 2048
+TRAINERS_OWN = {
+    "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json", "training_args.bin"
+}  # fmt: skip
+RELEASE = {"adapter_model.safetensors", "adapter_config.json", "README.md"}
+TRAINED = "adapter_training.safetensors"
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_checkpoint_holds_the_prefix_and_what_it_trains_by(form, tmp_path):
+    """P in the release, nothing of the base anywhere, and one file more only where P alone is not enough to go on."""
+    trainer = trained(tmp_path, wrapped(**FORMS[form]), save_strategy="steps", save_steps=5)
+    trainer.save_model(str(tmp_path / "release"))
+    more = {TRAINED} if form in ("mlp", "half") else set()
+    assert {path.name for path in (tmp_path / "checkpoint-5").iterdir()} == RELEASE | TRAINERS_OWN | more
+    assert {path.name for path in (tmp_path / "release").iterdir()} == RELEASE | {"training_args.bin"}
+    numbers = 3 * 2 * (P * (14 + 14) + (form == "gate"))  # layers, heads, P of two widths, a gate
+    for directory in ("checkpoint-5", "release"):
+        saved = load_file(tmp_path / directory / "adapter_model.safetensors")
+        assert sum(value.numel() for value in saved.values()) == numbers
+        assert (tmp_path / directory / "adapter_model.safetensors").stat().st_size < 4 * numbers + 2048
+    if more:
+        kept = load_file(tmp_path / "checkpoint-5" / TRAINED)
+        prefix = {name.replace(".default", ""): value for name, value in values(trainer.model).items()}
+        assert kept.keys() == prefix.keys() and all(torch.equal(kept[name], prefix[name]) for name in prefix)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Of an MLP."""
+    trained(tmp_path, wrapped(**FORMS["mlp"]), save_strategy="steps", save_steps=5)
+    return tmp_path / "checkpoint-5"
+
+
+def test_a_checkpoint_loads_as_a_release_whatever_lies_beside_it(checkpoint):
+    (checkpoint / TRAINED).write_bytes(b"broken")
+    model, released = PeftModel.from_pretrained(tiny.build("llama"), checkpoint, is_trainable=True), load_file(
+        checkpoint / "adapter_model.safetensors"
+    )  # fmt: skip
+    assert {name.replace(".default", "") for name in values(model)} == released.keys()
+    assert all(torch.equal(value, released[name.replace(".default", "")]) for name, value in values(model).items())
+
+
+def cut(directory):
+    (directory / TRAINED).write_bytes((directory / TRAINED).read_bytes()[:99])
+
+
+def other_release(directory):
+    tensors = load_file(directory / "adapter_model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in tensors.items()}, directory / "adapter_model.safetensors")
+
+
+SPOILT = {
+    "missing": (lambda directory: (directory / TRAINED).unlink(), rf"as it was saved, with its {TRAINED}"),
+    "another release": (other_release, rf"as it was saved, with its {TRAINED}"),
+    "cut": (cut, rf"{TRAINED} is broken .* resume from an earlier one"),
+}
+
+
+@pytest.mark.parametrize("kind", SPOILT)
+def test_a_spoilt_checkpoint_is_refused_and_changes_nothing(kind, checkpoint):
+    spoil, message = SPOILT[kind]
+    spoil(checkpoint)
+    model = tiny.fill(wrapped(**FORMS["mlp"]))
+    before = values(model)
+    with pytest.raises(ValueError, match=message):
+        model.load_adapter(checkpoint, "default", is_trainable=True)
+    assert all(torch.equal(value, before[name]) for name, value in values(model).items())
+
+
+def test_a_checkpoint_of_another_mlp_is_refused(checkpoint):
+    model = wrapped(prefix_projection=True, encoder_hidden_size=17)
+    with pytest.raises(ValueError, match=r"head.weight is \(56, 13\) in the file, the model needs \(56, 17\)"):
+        model.load_adapter(checkpoint, "default", is_trainable=True)
+
+
+def test_each_adapter_of_a_checkpoint_has_its_own(tmp_path):
+    model = wrapped(**FORMS["mlp"])
+    model.add_adapter("second", PrefixConfig(num_virtual_tokens=5, task_type="CAUSAL_LM", **FORMS["mlp"]))
+    tiny.fill(model).save_pretrained(tmp_path / "checkpoint-2")
+    again = wrapped(**FORMS["mlp"])
+    again.add_adapter("second", PrefixConfig(num_virtual_tokens=5, task_type="CAUSAL_LM", **FORMS["mlp"]))
+    again.load_adapter(tmp_path / "checkpoint-2", "default", is_trainable=True)
+    again.load_adapter(tmp_path / "checkpoint-2" / "second", "second", is_trainable=True)
+    expected = values(model)
+    assert all(torch.equal(value, expected[name]) for name, value in values(again).items())
 
 
 class Stop(TrainerCallback):
@@ -118,18 +204,20 @@ class Stop(TrainerCallback):
         control.should_training_stop = state.global_step >= self.step
 
 
-def test_resumed_training_equals_uninterrupted_training(tmp_path):
+@pytest.mark.parametrize("form", FORMS)
+def test_resumed_training_equals_uninterrupted_training(form, tmp_path):
     """With an optimizer that remembers, a schedule, and dropout and batches drawn at random."""
     options = {
         "optim": "adamw_torch", "lr_scheduler_type": "linear", "learning_rate": 0.05, "max_steps": 6,
         "per_device_train_batch_size": 2, "save_strategy": "steps", "save_steps": 3,
     }  # fmt: skip
-    whole = trained(tmp_path / "whole", wrapped(prefix_dropout=0.2), **options)
-    first = Trainer(wrapped(prefix_dropout=0.2), arguments(tmp_path / "parts", **options), train_dataset=rows(0))
+    prefix = FORMS[form] | {"prefix_dropout": 0.2}
+    whole = trained(tmp_path / "whole", wrapped(**prefix), **options)
+    first = Trainer(wrapped(**prefix), arguments(tmp_path / "parts", **options), train_dataset=rows(0))
     first.add_callback(Stop(3))
     first.train()
     assert first.state.global_step == 3
-    fresh = tiny.fill(wrapped(prefix_dropout=0.2))
+    fresh = tiny.fill(wrapped(**prefix))
     resumed = trained(tmp_path / "parts", fresh, resume=str(tmp_path / "parts" / "checkpoint-3"), **options)
     assert resumed.state.global_step == 6
     expected = values(whole.model)

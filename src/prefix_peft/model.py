@@ -26,6 +26,7 @@ from .encoders import FlatEncoder, MLPEncoder, Trunk
 from .hook import CHILD, Call, calling, install
 from .initialize import start, starting_tokens
 from .layer import BASE, PrefixLayer, check_names, prefix_layers
+from .resuming import TRAINED_NAME, is_more_than_its_release, trained_tensors
 from .sinks import SinkEncoder
 
 
@@ -174,12 +175,20 @@ class PrefixModel(BaseTuner):
         return folded(model, adapter_name, state_dict, getattr(torch, config.release_dtype))
 
     @classmethod
+    def _remove_adapter_name_from_key(cls, key: str, adapter_name: str) -> str:
+        """PEFT looks for the name at the end alone, and an MLP's parameters have more behind it."""
+        return key.replace(f".prefix_kv_encoder.{adapter_name}.", ".prefix_kv_encoder.", 1)
+
+    @classmethod
     def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict):
-        if any(isinstance(encoder, MLPEncoder) for _, encoder in encoders_of(model, adapter_name)):
+        trained = trained_tensors() if is_more_than_its_release(config) else None
+        if trained is not None:
+            state_dict = {key: value for key, value in state_dict.items() if cls.prefix not in key} | trained
+        elif any(isinstance(encoder, MLPEncoder) for _, encoder in encoders_of(model, adapter_name)):
             raise ValueError(
                 f"adapter {adapter_name!r} trains through an MLP (prefix_projection=True), and a release holds the "
                 "folded prefix, from which the MLP cannot be recovered. Load it as a new adapter, which trains flat, "
-                "or continue from a training checkpoint."
+                f"or continue from a trainer's checkpoint-STEP as it was saved, with its {TRAINED_NAME}."
             )
         check_tensors(state_dict, model, adapter_name, cast("PrefixConfig", config))
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)

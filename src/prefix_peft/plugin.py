@@ -1,7 +1,7 @@
 """The only file that touches PEFT's own tables.
 
 PEFT 0.21 has no entry point for methods that live outside it, so this one is written into its tables under a type of
-its own. Two of PEFT's functions are wrapped as well, each for what is said there; other methods notice nothing.
+its own. Four of PEFT's functions are wrapped as well, each for what is said there; other methods notice nothing.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportPrivateImportUsage=false
@@ -10,6 +10,8 @@ its own. Two of PEFT's functions are wrapped as well, each for what is said ther
 from __future__ import annotations
 
 from functools import wraps
+from inspect import signature
+from pathlib import Path
 from typing import Any
 
 import peft.peft_model
@@ -18,6 +20,7 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 
 from .checkpoint import read_shapes
 from .config import PREFIX_KV
+from .resuming import is_checkpoint, is_more_than_its_release, loading_from, save_trained
 
 
 def register(config_class: type, tuner_class: type) -> None:
@@ -27,6 +30,8 @@ def register(config_class: type, tuner_class: type) -> None:
     PEFT_TYPE_TO_PREFIX_MAPPING[PREFIX_KV] = tuner_class.prefix
     _read_the_weights_header_with_the_config(config_class)
     _accept_lists(tuner_class)
+    _write_checkpoints_whole(tuner_class)
+    _read_checkpoints_whole()
 
 
 def _read_the_weights_header_with_the_config(config_class: type) -> None:
@@ -70,3 +75,42 @@ def _accept_lists(tuner_class: type) -> None:
 
     set_adapter.prefix_peft = True
     peft.peft_model.PeftModel.set_adapter = set_adapter
+
+
+def _write_checkpoints_whole(tuner_class: type) -> None:
+    """Let ``PeftModel.save_pretrained`` put beside a release what a trainer's checkpoint needs besides."""
+    original = peft.peft_model.PeftModel.save_pretrained
+    if hasattr(original, "prefix_peft"):
+        return
+
+    @wraps(original)
+    def save_pretrained(self: Any, save_directory: str, *args: Any, **kwargs: Any) -> None:
+        original(self, save_directory, *args, **kwargs)
+        given = signature(original).bind(self, save_directory, *args, **kwargs)
+        given.apply_defaults()
+        asked = given.arguments
+        if not isinstance(self.base_model, tuner_class) or not is_checkpoint(save_directory):
+            return
+        if asked["is_main_process"] and asked["safe_serialization"]:
+            state_dict = asked["kwargs"].get("state_dict") or self.state_dict()
+            names = asked["selected_adapters"] or list(self.peft_config)
+            for name in filter(lambda name: is_more_than_its_release(self.peft_config[name]), names):
+                save_trained(self, name, state_dict, Path(save_directory, "" if name == "default" else name))
+
+    save_pretrained.prefix_peft = True
+    peft.peft_model.PeftModel.save_pretrained = save_pretrained
+
+
+def _read_checkpoints_whole() -> None:
+    """Let our tuner know, when it is handed a release to load, in which directory the release lay."""
+    original = peft.peft_model.PeftModel.load_adapter
+    if hasattr(original, "prefix_peft"):
+        return
+
+    @wraps(original)
+    def load_adapter(self: Any, model_id: Any, *args: Any, **kwargs: Any) -> Any:
+        with loading_from(model_id, kwargs.get("subfolder")):
+            return original(self, model_id, *args, **kwargs)
+
+    load_adapter.prefix_peft = True
+    peft.peft_model.PeftModel.load_adapter = load_adapter
