@@ -21,12 +21,15 @@ from torch.utils.data import DataLoader, Subset
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
+from ..whole import sweep
 from ..wrap import wrap
 from .arguments import RunArguments, TrainArguments
 from .batches import EncodedPairs, collate, encode_pairs, padding_id
-from .checkpoints import Progress, last_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoints import Progress, checkpoint_to_resume, load_checkpoint, save_checkpoint
 from .evaluation import Loss, mean_loss, target_loss
+from .interrupts import Interrupted, Interrupts
 from .models import load_base
+from .nonfinite import BadStep, is_finite, is_overflow
 from .results import Trained, write_results
 from .tasks import load_task, read_jsonl, training_pairs
 
@@ -39,7 +42,9 @@ def train(arguments: TrainArguments) -> Trained:
 
     Raises:
         ValueError: data, arguments or checkpoint make no sense; said before training starts.
-        FloatingPointError: the loss is no longer finite.
+        FloatingPointError: the loss or its gradient is no longer finite.
+        OSError: something cannot be written.
+        Interrupted: SIGTERM or Ctrl-C, after a checkpoint.
     """
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     set_seed(arguments.seed)
@@ -75,7 +80,7 @@ class Run:
         validation: EncodedPairs | None,
         loss_of: Loss,
     ) -> None:
-        self.loss_of = loss_of
+        self.loss_of, self.tokenizer = loss_of, tokenizer
         self.arguments, self.accelerator, self.pairs, self.validation = arguments, accelerator, pairs, validation
         self.seq2seq = bool(model.config.is_encoder_decoder)
         self.collate = partial(collate, pad_token_id=padding_id(tokenizer), is_encoder_decoder=self.seq2seq)
@@ -104,12 +109,15 @@ class Run:
         return [{"params": parameters, "lr": rate} for parameters, rate in groups if parameters]
 
     def _resumed(self) -> Progress:
-        wanted = self.arguments.resume_from_checkpoint
-        if wanted is None:
-            return Progress()
-        output = Path(self.arguments.output_dir)
-        directory = last_checkpoint(output) if wanted == "last" else Path(wanted)
-        return load_checkpoint(directory, self.plain, self.optimizer, self.arguments)
+        if self.accelerator.is_main_process:
+            sweep(Path(self.arguments.output_dir))
+        self.accelerator.wait_for_everyone()
+        directory = checkpoint_to_resume(self.arguments)
+        if directory is not None:
+            return load_checkpoint(directory, self.plain, self.optimizer, self.arguments)
+        if self.arguments.resume_from_checkpoint is not None and self.accelerator.is_main_process:
+            print(f"{self.arguments.output_dir} holds no checkpoint yet, so the run starts anew.")
+        return Progress()
 
     def finish(self) -> Progress:
         """Train from ``progress.step`` to the last step."""
@@ -117,13 +125,12 @@ class Run:
         if self.progress.step == 0:
             self._log_validation()
         started, bar = time.monotonic() - self.progress.seconds, self._bar()
-        for group in self._groups_of_batches():
-            self._step(group, bar, started)
-            if self.progress.step % (self.arguments.eval_steps or self.steps_an_epoch) == 0:
-                self._log_validation()
-            if self.arguments.save_steps and self.progress.step % self.arguments.save_steps == 0:
-                self._save()
-        bar.close()
+        with Interrupts() as interrupts, bar:
+            for group in self._groups_of_batches():
+                self._step(group, bar, started)
+                if self.progress.step % (self.arguments.eval_steps or self.steps_an_epoch) == 0:
+                    self._log_validation()
+                self._save_if_due(interrupts.agreed(self.accelerator))
         if self.progress.log and self.progress.log[-1].get("validation_loss") is None:
             self._log_validation()
         return self.progress
@@ -165,11 +172,36 @@ class Run:
         return [pair for i in shuffled for pair in whole[i]] + rest
 
     def _step(self, group: list[dict[str, Tensor]], bar: tqdm, started: float) -> None:
-        """One optimizer step: the mean loss over all target tokens of the step, on all devices."""
+        """One optimizer step, or none where its gradients are not finite."""
+        rate = float(self.schedule.get_last_lr()[0])
+        mean, norm = self._gradients(group)
+        while is_overflow(self.accelerator, mean, norm):
+            self._discard_gradients()
+            mean, norm = self._gradients(group)
+        finite = is_finite(mean, norm)
+        if finite:
+            self.optimizer.step()
+        else:
+            self._discard_gradients()
+            self._skip(mean, norm, bar)
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        self.progress.step += 1
+        seconds = time.monotonic() - started
+        seen = sum(int(batch["attention_mask"].sum()) for batch in group) * self.accelerator.num_processes
+        speed = seen / max(seconds - self.progress.seconds, 1e-9)
+        self.progress.seconds = seconds
+        bar.set_postfix(loss=f"{mean:.3f}", lr=f"{rate:.1e}", tokens_per_second=f"{speed:.0f}", refresh=False)
+        bar.update()
+        due = self.progress.step % self.arguments.logging_steps == 0 or self.progress.step == self.steps
+        if due and finite:
+            self.progress.log.append({"step": self.progress.step, "loss": mean, "learning_rate": rate})
+
+    def _gradients(self, group: list[dict[str, Tensor]]) -> tuple[float, float]:
+        """Of the mean loss over all target tokens of a step, on all devices; returns it and the gradient's norm."""
         accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
         tokens = torch.stack([self._count(batch) for batch in group]).sum()
         tokens: Any = accelerator.reduce(tokens, reduction="sum")
-        rate = float(self.schedule.get_last_lr()[0])
         for last, batch in [(batch is group[-1], batch) for batch in group]:
             with nullcontext() if last else accelerator.no_sync(self.model):
                 with accelerator.autocast():
@@ -177,22 +209,29 @@ class Run:
                 accelerator.backward(loss * (accelerator.num_processes / tokens))
             total += loss.detach()
         summed: Any = accelerator.reduce(total, reduction="sum")
-        mean = float(summed / tokens)
-        if not math.isfinite(mean):
-            raise FloatingPointError(f"the loss is {mean} at step {self.progress.step + 1}; lower --learning-rate.")
-        accelerator.clip_grad_norm_(self._trained(), self.arguments.max_grad_norm)
-        self.optimizer.step()
-        self.schedule.step()
+        norm: Any = accelerator.clip_grad_norm_(self._trained(), self.arguments.max_grad_norm)
+        return float(summed / tokens), float(norm)
+
+    def _discard_gradients(self) -> None:
         self.optimizer.zero_grad()
-        self.progress.step += 1
-        seconds = time.monotonic() - started
-        seen = sum(int(batch["attention_mask"].sum()) for batch in group) * accelerator.num_processes
-        speed = seen / max(seconds - self.progress.seconds, 1e-9)
-        self.progress.seconds = seconds
-        bar.set_postfix(loss=f"{mean:.3f}", lr=f"{rate:.1e}", tokens_per_second=f"{speed:.0f}", refresh=False)
-        bar.update()
-        if self.progress.step % self.arguments.logging_steps == 0 or self.progress.step == self.steps:
-            self.progress.log.append({"step": self.progress.step, "loss": mean, "learning_rate": rate})
+        self.optimizer.step()  # changes nothing but fp16's scale, which has seen the gradients
+
+    def _skip(self, loss: float, norm: float, bar: tqdm) -> None:
+        """Pass over a step, or stop; every rank comes to the same."""
+        epoch, done = divmod(self.progress.step, self.steps_an_epoch)
+        order = self._order(torch.Generator().manual_seed(self.arguments.seed + epoch))
+        pairs = order[done * self.pairs_a_step :][: self.pairs_a_step]
+        suspects = [pair for pair in pairs if not math.isfinite(loss) and not math.isfinite(self._loss_on(pair))]
+        bad, kept = BadStep(self.progress.step + 1, loss, norm, pairs, suspects), ""
+        if self.accelerator.is_main_process:
+            kept = bad.keep(self.pairs, self.tokenizer, Path(self.arguments.output_dir))
+        bar.write(bad.skip(self.arguments, self.progress, kept), file=sys.stdout)
+
+    @torch.no_grad()
+    def _loss_on(self, pair: int) -> float:
+        batch = {key: value.to(self.accelerator.device) for key, value in self.collate([self.pairs[pair]]).items()}
+        with self.accelerator.autocast():
+            return float(self.loss_of(self.model, batch, self.seq2seq)[0])
 
     def _count(self, batch: dict[str, Tensor]) -> Tensor:
         labels = batch["labels"] if self.seq2seq else batch["labels"][:, 1:]
@@ -215,10 +254,16 @@ class Run:
             for batch in DataLoader(self.validation, size, collate_fn=self.collate):
                 yield {key: value.to(self.accelerator.device) for key, value in batch.items()}
 
-    def _save(self) -> None:
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            save_checkpoint(self.plain, self.optimizer, self.progress, self.arguments)
+    def _save_if_due(self, interrupted: int) -> None:
+        """Write a checkpoint where this step has one, or where a signal (its number, or 0) asks to stop."""
+        if interrupted or (self.arguments.save_steps and self.progress.step % self.arguments.save_steps == 0):
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                save_checkpoint(self.plain, self.optimizer, self.progress, self.arguments)
+        if interrupted:
+            self.accelerator.wait_for_everyone()
+            checkpoint = Path(self.arguments.output_dir, f"checkpoint-{self.progress.step}")
+            raise Interrupted(interrupted, self.progress.step, checkpoint)
 
 
 def _load_data(

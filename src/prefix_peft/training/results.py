@@ -11,9 +11,9 @@ from peft import PeftModel, get_peft_model_state_dict
 from transformers import PreTrainedTokenizerBase
 
 from ..card import Facts, write_card
-from ..whole import write_text
+from ..whole import whole_files, write_text
 from .arguments import DistillArguments, TrainArguments
-from .checkpoints import Progress
+from .checkpoints import Progress, writing
 from .models import remember_prompt
 
 LOG_FILE = "training_log.json"
@@ -34,16 +34,31 @@ class Trained:
 def write_results(
     arguments: TrainArguments | DistillArguments, trained: Trained, metrics: Mapping[str, float] | None = None
 ) -> None:
-    """Write release, model card and log to ``output_dir``; ``metrics`` are scores that a later evaluation found."""
-    output, model, progress = Path(arguments.output_dir), trained.model, trained.progress
-    model.save_pretrained(str(output), selected_adapters=["default"])
-    remember_prompt(output, arguments.separator)
+    """Write release, model card and log to ``output_dir``; ``metrics`` are scores that a later evaluation found.
+
+    Raises:
+        OSError: they cannot be written; nothing that was there is changed then.
+    """
+    output, progress = Path(arguments.output_dir), trained.progress
+    with writing(output, progress):
+        output.mkdir(parents=True, exist_ok=True)
+        with whole_files(output) as draft:
+            trained.model.save_pretrained(str(draft), selected_adapters=["default"])
+            remember_prompt(draft, arguments.separator)
+            write_card(draft, _facts(arguments, trained, metrics))
+            write_text(draft / LOG_FILE, json.dumps(progress.to_keep(), indent=1))
+
+
+def _facts(
+    arguments: TrainArguments | DistillArguments, trained: Trained, metrics: Mapping[str, float] | None
+) -> Facts:
+    model, progress = trained.model, trained.progress
     losses = [entry["validation_loss"] for entry in progress.log if "validation_loss" in entry]
     shown = (
         "prefix_projection", "init_text", "num_frozen_tokens", "gate", "temperature", "learning_rate", "seed",
         "mixed_precision",
     )  # fmt: skip
-    facts = Facts(
+    return Facts(
         base_model=_public_name(arguments.model),
         task_type=model.peft_config["default"].task_type,
         parameters=released_parameters(model),
@@ -54,8 +69,6 @@ def write_results(
         metrics=({f"{trained.loss} before": losses[0], f"{trained.loss} after": losses[-1]} if losses else {})
         | dict(metrics or {}),
     )
-    write_card(output, facts)
-    write_text(output / LOG_FILE, json.dumps(asdict(progress), indent=1))
 
 
 def _public_name(model: str) -> str:
