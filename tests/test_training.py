@@ -115,8 +115,6 @@ def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
         train(options(folder, tmp_path, learning_rate=0.5, seed=7, resume_from_checkpoint="last"))
     with pytest.raises(FileNotFoundError, match="nothing is no training checkpoint"):
         train(options(folder, tmp_path, resume_from_checkpoint=str(tmp_path / "nothing")))
-    with pytest.raises(FileNotFoundError, match="holds no checkpoint-STEP"):
-        train(options(folder, tmp_path / "empty", resume_from_checkpoint="last"))
 
 
 def test_a_checkpoint_is_replaced_whole_and_a_broken_one_is_named(folder, tmp_path):
@@ -202,7 +200,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder, tmp_path, monkeypatch, 
         return loss * float(value), count
 
     monkeypatch.setattr(loop, "target_loss", diverging)
-    with pytest.raises(FloatingPointError, match=rf"the loss is {value} at step \d+; lower --learning-rate"):
+    with pytest.raises(FloatingPointError, match=rf"the loss is {value} at step \d+, .*; lower --learning-rate"):
         train(options(folder, tmp_path, max_steps=20))
 
 

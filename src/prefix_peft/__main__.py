@@ -114,7 +114,7 @@ class _Help(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status, 2 for what cannot be done as asked."""
+    """Run one command; returns the exit status: 2 for what cannot be done as asked, and a shell's for signals."""
     argv = sys.argv[1:] if argv is None else argv
     # PEFT asks transformers an old question whenever it wraps a model; no user can do anything about it
     warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
@@ -141,6 +141,9 @@ def main(argv: list[str] | None = None) -> int:
     except (ValueError, OSError, FloatingPointError, NotImplementedError, ImportError) as error:
         print(f"prefix-peft {argv[0]}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt as stop:
+        print(f"prefix-peft {argv[0]}: {stop or 'stopped.'}", file=sys.stderr)
+        return getattr(stop, "status", 130)
     return 0
 
 

@@ -52,11 +52,19 @@ class RunArguments:
     )
     gradient_checkpointing: bool = _option(False, "Recompute activations in the backward pass: less memory, more time.")
     save_steps: int = _option(0, "Write a checkpoint every this many steps; 0 for none but the end.")
+    save_total_limit: int | None = _option(
+        None, "Keep only so many checkpoints, the latest; an older one goes when the new one is safe. Default: all."
+    )
+    skip_nonfinite_steps: int = _option(
+        0, "Skip so many steps in a row whose loss or gradient is not finite; at one more the run stops."
+    )
     eval_steps: int = _option(0, "Measure the validation loss every this many steps; 0 for once an epoch.")
     logging_steps: int = _option(10, "Steps between two lines of the log.")
     seed: int = _option(42, "Fixes the start of the prefix and the order of the data.")
     resume_from_checkpoint: str | None = _option(
-        None, "A checkpoint directory, or 'last': continue as if the run had never stopped."
+        None,
+        "A checkpoint directory, or 'last' (which may be left out): continue as if the run had never stopped. Where "
+        "there is no 'last' one yet the run starts anew.",
     )
 
     def check_run(self) -> None:
@@ -64,6 +72,10 @@ class RunArguments:
         if not self.output_dir:
             raise ValueError("say where the prefix goes: --output-dir DIR.")
         check_counts(self, "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
+        if self.save_total_limit is not None:
+            check_counts(self, "save_total_limit")
+        if self.skip_nonfinite_steps < 0:
+            raise ValueError(f"--skip-nonfinite-steps must be at least 0, got {self.skip_nonfinite_steps}.")
         if self.max_steps <= 0 and self.num_train_epochs <= 0:
             raise ValueError(f"nothing to train: max_steps={self.max_steps}, num_train_epochs={self.num_train_epochs}.")
 

@@ -7,9 +7,9 @@ random states; ``training_state.json`` the counters, the arguments and the log. 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from ..whole import remove, whole_directory
 from .arguments import RunArguments
 
 STATE = "training_state"
@@ -28,6 +29,8 @@ FREE = {
     "output_dir",
     "resume_from_checkpoint",
     "save_steps",
+    "save_total_limit",
+    "skip_nonfinite_steps",
     "logging_steps",
     "eval_steps",
     "per_device_eval_batch_size",
@@ -40,27 +43,64 @@ class Progress:
 
     step: int = 0  # optimizer steps done
     seconds: float = 0.0
-    log: list[dict[str, float]] = field(default_factory=list)
+    log: list[dict[str, Any]] = field(default_factory=list)
+    checkpoint: Path | None = None  # the last that was written or read
+
+    def to_keep(self) -> dict[str, Any]:
+        """For JSON: all but where it lies."""
+        return {"step": self.step, "seconds": self.seconds, "log": self.log}
+
+    def last_good(self) -> str:
+        """For an error: what is left to go on from."""
+        if self.checkpoint is None:
+            return "There is no checkpoint to go back to; --save-steps would write some."
+        gone = "" if self.checkpoint.is_dir() else ", if what holds it comes back"
+        return f"The last good checkpoint is {self.checkpoint}: --resume-from-checkpoint goes on from it{gone}."
 
 
 def save_checkpoint(
     model: PeftModel, optimizer: torch.optim.Optimizer, progress: Progress, arguments: RunArguments
 ) -> Path:
-    """Write ``checkpoint-STEP`` whole or not at all: it is built beside its place and moved there at once."""
-    target = Path(arguments.output_dir, f"checkpoint-{progress.step}")
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
-    model.save_pretrained(str(draft), selected_adapters=["default"])
-    save_file(_tensors(model, optimizer), draft / f"{STATE}.safetensors")
-    state = {"arguments": asdict(arguments), **asdict(progress)}
-    (draft / f"{STATE}.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-    if target.exists():  # moved away whole, for one half removed would look like a checkpoint
-        target.rename(old := draft.with_name(f"{draft.name}.old"))
-        draft.replace(target)
-        shutil.rmtree(old, ignore_errors=True)
-    else:
-        draft.replace(target)
+    """Write ``checkpoint-STEP`` whole or not at all, then remove those before the last ``save_total_limit``.
+
+    Raises:
+        OSError: it cannot be written; says where and why, and which checkpoint was the last good one.
+    """
+    output = Path(arguments.output_dir)
+    target = output / f"checkpoint-{progress.step}"
+    with writing(target, progress), whole_directory(target) as draft:
+        model.save_pretrained(str(draft), selected_adapters=["default"])
+        save_file(_tensors(model, optimizer), draft / f"{STATE}.safetensors")
+        state = {"arguments": asdict(arguments), "scaler": _scaler_state(optimizer), **progress.to_keep()}
+        (draft / f"{STATE}.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    progress.checkpoint = target
+    if arguments.save_total_limit:
+        earlier = [path for step, path in sorted(_checkpoints(output).items()) if step <= progress.step]
+        for path in earlier[: -arguments.save_total_limit]:
+            remove(path)
     return target
+
+
+@contextmanager
+def writing(target: Path, progress: Progress) -> Iterator[None]:
+    """Let an error inside the ``with`` block say what could not be written, and what is left."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{target} cannot be written: {error}. {progress.last_good()}") from error
+
+
+def checkpoint_to_resume(arguments: RunArguments) -> Path | None:
+    """The directory that ``--resume-from-checkpoint`` means.
+
+    None to start anew: where it is not given, and where there is no 'last' one yet, so that a job which its cluster
+    starts again and again is one and the same command from the first time on.
+    """
+    wanted = arguments.resume_from_checkpoint
+    if wanted != "last":
+        return None if wanted is None else Path(wanted)
+    found = _checkpoints(Path(arguments.output_dir))
+    return found[max(found)] if found else None
 
 
 def load_checkpoint(
@@ -84,19 +124,18 @@ def load_checkpoint(
         raise ValueError(f"{directory / STATE}.safetensors is broken ({error}); resume from an earlier one.") from error
     _check_shapes(directory, tensors, model)
     _restore(tensors, model, optimizer)
-    return Progress(**state)
+    if scaler := state.pop("scaler", None):
+        optimizer.scaler.load_state_dict(scaler)  # pyright: ignore[reportAttributeAccessIssue]
+    return Progress(**state, checkpoint=directory)
 
 
-def last_checkpoint(output_dir: Path) -> Path:
-    """The checkpoint of the highest step."""
-    found = {
+def _checkpoints(output_dir: Path) -> dict[int, Path]:
+    """Those of a run, by step."""
+    return {
         int(m[1]): path
         for path in output_dir.glob("checkpoint-*")
         if (m := re.fullmatch(r"checkpoint-(\d+)", path.name))
     }
-    if not found:
-        raise FileNotFoundError(f"{output_dir} holds no checkpoint-STEP to resume from.")
-    return found[max(found)]
 
 
 def _trained(model: PeftModel) -> dict[str, torch.nn.Parameter]:
@@ -106,6 +145,12 @@ def _trained(model: PeftModel) -> dict[str, torch.nn.Parameter]:
 def _frozen(model: PeftModel) -> dict[str, Tensor]:
     """What no optimizer changes and another start of the prefix would."""
     return {name: buffer for name, buffer in model.named_buffers() if ".prefix_kv_encoder." in name}
+
+
+def _scaler_state(optimizer: torch.optim.Optimizer) -> dict[str, float] | None:
+    """What fp16 multiplies its gradients by, where Accelerate does so."""
+    scaler = getattr(optimizer, "scaler", None)
+    return None if scaler is None else scaler.state_dict()
 
 
 def _tensors(model: PeftModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
@@ -150,6 +195,5 @@ def _restore(tensors: dict[str, Tensor], model: PeftModel, optimizer: torch.opti
     for name, buffer in _frozen(model).items():
         buffer.copy_(tensors[f"frozen.{name}"])
     torch.set_rng_state(tensors["random.cpu"])
-    cuda = [tensors[key] for key in sorted(tensors) if key.startswith("random.cuda.")]
-    if cuda and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(cuda)
+    cuda = [tensors[f"random.cuda.{i}"] for i in range(torch.cuda.device_count()) if f"random.cuda.{i}" in tensors]
+    torch.cuda.set_rng_state_all(cuda)

@@ -26,6 +26,7 @@ from ..layer import BASE
 from ..wrap import wrap
 from .arguments import DistillArguments
 from .batches import IGNORED, encode_prompts
+from .checkpoints import checkpoint_to_resume
 from .lines import read_text
 from .loop import Run
 from .models import load_base
@@ -49,7 +50,9 @@ def distill(arguments: DistillArguments) -> Distilled:
 
     Raises:
         ValueError: document, prompts, arguments or checkpoint make no sense; said before training starts.
-        FloatingPointError: the loss is no longer finite.
+        FloatingPointError: the loss or its gradient is no longer finite.
+        OSError: something cannot be written.
+        Interrupted: SIGTERM or Ctrl-C, after a checkpoint.
     """
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     set_seed(arguments.seed)
@@ -125,7 +128,7 @@ def _samples(
 ) -> list[Sample]:
     """What the teacher writes behind ``prompts``; a resumed run goes on with what was written for it."""
     path = Path(arguments.output_dir, SAMPLES_FILE)
-    if arguments.resume_from_checkpoint is not None and path.is_file():
+    if checkpoint_to_resume(arguments) is not None and path.is_file():
         return read_samples(path)
     model.eval()
     model.set_adapter(TEACHER)

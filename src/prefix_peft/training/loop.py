@@ -18,16 +18,19 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
 from ..bars import bar
+from ..whole import sweep
 from ..wrap import wrap
 from .arguments import RunArguments, TrainArguments
 from .batches import EncodedPairs, collate, padding_id
-from .checkpoints import Progress, last_checkpoint, load_checkpoint, save_checkpoint
+from .checkpoints import Progress, checkpoint_to_resume, load_checkpoint, save_checkpoint
 from .data import load_data
 from .evaluation import Loss, mean_loss, target_loss
+from .interrupts import Interrupted, Interrupts
 from .models import load_base
+from .nonfinite import BadStep, is_finite, is_overflow
 from .ranks import begin, prepare, synchronized
 from .results import Trained, write_results
-from .sharing import shared_batches, summed
+from .sharing import Example, shared_batches, summed
 
 LENGTH_WINDOW = 50  # steps whose pairs are sorted together
 GATE_LEARNING_RATE = 5e-2  # a gate is one number a head that has to travel from 0 to about 1
@@ -38,7 +41,9 @@ def train(arguments: TrainArguments) -> Trained:
 
     Raises:
         ValueError: data, arguments or checkpoint make no sense; said before training starts.
-        FloatingPointError: the loss is no longer finite.
+        FloatingPointError: the loss or its gradient is no longer finite.
+        OSError: something cannot be written.
+        Interrupted: SIGTERM or Ctrl-C, after a checkpoint.
     """
     accelerator = begin(arguments)
     base, tokenizer = load_base(arguments.model)
@@ -72,7 +77,7 @@ class Run:
         validation: EncodedPairs | None,
         loss_of: Loss,
     ) -> None:
-        self.loss_of = loss_of
+        self.loss_of, self.tokenizer = loss_of, tokenizer
         self.arguments, self.accelerator, self.pairs, self.validation = arguments, accelerator, pairs, validation
         self.seq2seq = bool(model.config.is_encoder_decoder)
         self.collate = partial(collate, pad_token_id=padding_id(tokenizer), is_encoder_decoder=self.seq2seq)
@@ -101,12 +106,15 @@ class Run:
         return [{"params": parameters, "lr": rate} for parameters, rate in groups if parameters]
 
     def _resumed(self) -> Progress:
-        wanted = self.arguments.resume_from_checkpoint
-        if wanted is None:
-            return Progress()
-        output = Path(self.arguments.output_dir)
-        directory = last_checkpoint(output) if wanted == "last" else Path(wanted)
-        return load_checkpoint(directory, self.plain, self.optimizer, self.arguments)
+        if self.accelerator.is_main_process:
+            sweep(Path(self.arguments.output_dir))
+        self.accelerator.wait_for_everyone()
+        directory = checkpoint_to_resume(self.arguments)
+        if directory is not None:
+            return load_checkpoint(directory, self.plain, self.optimizer, self.arguments)
+        if self.arguments.resume_from_checkpoint is not None and self.accelerator.is_main_process:
+            print(f"{self.arguments.output_dir} holds no checkpoint yet, so the run starts anew.")
+        return Progress()
 
     def finish(self) -> Progress:
         """Train from ``progress.step`` to the last step."""
@@ -114,13 +122,12 @@ class Run:
         if self.progress.step == 0:
             self._log_validation()
         started, shown = time.monotonic() - self.progress.seconds, self._bar()
-        for pairs in self._pairs_of_steps():
-            self._step(pairs, shown, started)
-            if self.progress.step % (self.arguments.eval_steps or self.steps_an_epoch) == 0:
-                self._log_validation()
-            if self.arguments.save_steps and self.progress.step % self.arguments.save_steps == 0:
-                self._save()
-        shown.close()
+        with Interrupts() as interrupts, shown:
+            for pairs in self._pairs_of_steps():
+                self._step(pairs, shown, started)
+                if self.progress.step % (self.arguments.eval_steps or self.steps_an_epoch) == 0:
+                    self._log_validation()
+                self._save_if_due(interrupts.agreed(self.accelerator))
         if self.progress.log and self.progress.log[-1].get("validation_loss") is None:
             self._log_validation()
         return self.progress
@@ -130,13 +137,13 @@ class Run:
             total=self.steps, initial=self.progress.step, desc="training the prefix", unit="step", file=sys.stdout
         )
 
-    def _pairs_of_steps(self) -> Iterator[list[dict[str, list[int]]]]:
-        """The pairs of each optimizer step still to come, in an order that depends on seed and epoch alone."""
+    def _pairs_of_steps(self) -> Iterator[list[int]]:
+        """The pairs of each step still to come, by number, in an order that depends on seed and epoch alone."""
         while self.progress.step < self.steps:
             epoch, done = divmod(self.progress.step, self.steps_an_epoch)
             order = self._order(torch.Generator().manual_seed(self.arguments.seed + epoch))
             for start in range(done * self.pairs_a_step, len(order), self.pairs_a_step):
-                yield [self.pairs[pair] for pair in order[start : start + self.pairs_a_step]]
+                yield order[start : start + self.pairs_a_step]
                 if self.progress.step == self.steps:
                     return
 
@@ -156,36 +163,69 @@ class Run:
         shuffled = torch.randperm(len(whole), generator=generator).tolist()
         return [pair for i in shuffled for pair in whole[i]] + rest
 
-    def _step(self, pairs: list[dict[str, list[int]]], shown: tqdm, started: float) -> None:
-        """One optimizer step: the mean loss over all target tokens of its pairs, which the ranks share."""
-        accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
-        tokens = sum(map(self._count, pairs))
+    def _step(self, pairs: list[int], shown: tqdm, started: float) -> None:
+        """One optimizer step, or none where its gradients are not finite."""
         rate = float(self.schedule.get_last_lr()[0])
-        batches = list(shared_batches(pairs, self.arguments.per_device_train_batch_size, self.collate))
+        examples = [self.pairs[pair] for pair in pairs]
+        mean, norm = self._gradients(examples)
+        while is_overflow(self.accelerator, mean, norm):
+            self._discard_gradients()
+            mean, norm = self._gradients(examples)
+        finite = is_finite(mean, norm)
+        if finite:
+            self.optimizer.step()
+        else:
+            self._discard_gradients()
+            self._skip(pairs, mean, norm, shown)
+        self.schedule.step()
+        self.optimizer.zero_grad()
+        self.progress.step += 1
+        seconds = time.monotonic() - started
+        seen = sum(len(example["input_ids"]) for example in examples)
+        speed = seen / max(seconds - self.progress.seconds, 1e-9)
+        self.progress.seconds = seconds
+        shown.set_postfix(loss=f"{mean:.3f}", lr=f"{rate:.1e}", tokens_per_second=f"{speed:.0f}", refresh=False)
+        shown.update()
+        due = self.progress.step % self.arguments.logging_steps == 0 or self.progress.step == self.steps
+        if due and finite:
+            self.progress.log.append({"step": self.progress.step, "loss": mean, "learning_rate": rate})
+
+    def _gradients(self, examples: list[Example]) -> tuple[float, float]:
+        """Of the mean loss over all target tokens of a step, whose examples the ranks share.
+
+        Returns that loss, and the norm of its gradient before it is clipped.
+        """
+        accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
+        tokens = sum(map(self._count, examples))
+        batches = list(shared_batches(examples, self.arguments.per_device_train_batch_size, self.collate))
         for batch in batches:
             with synchronized(accelerator, self.model, batch is batches[-1]):
                 with accelerator.autocast():
                     loss, _ = self.loss_of(self.model, batch, self.seq2seq)
                 accelerator.backward(loss * (accelerator.num_processes / tokens))
             total += loss.detach()
-        mean = summed(float(total))[0] / tokens
-        if not math.isfinite(mean):
-            raise FloatingPointError(f"the loss is {mean} at step {self.progress.step + 1}; lower --learning-rate.")
-        accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm)
-        self.optimizer.step()
-        self.schedule.step()
-        self.optimizer.zero_grad()
-        self.progress.step += 1
-        seconds = time.monotonic() - started
-        seen = sum(len(pair["input_ids"]) for pair in pairs)
-        speed = seen / max(seconds - self.progress.seconds, 1e-9)
-        self.progress.seconds = seconds
-        shown.set_postfix(loss=f"{mean:.3f}", lr=f"{rate:.1e}", tokens_per_second=f"{speed:.0f}", refresh=False)
-        shown.update()
-        if self.progress.step % self.arguments.logging_steps == 0 or self.progress.step == self.steps:
-            self.progress.log.append({"step": self.progress.step, "loss": mean, "learning_rate": rate})
+        norm: Any = accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm)
+        return summed(float(total))[0] / tokens, 0.0 if norm is None else float(norm)
 
-    def _count(self, pair: dict[str, list[int]]) -> int:
+    def _discard_gradients(self) -> None:
+        self.optimizer.zero_grad()
+        self.optimizer.step()  # changes nothing but fp16's scale, which has seen the gradients
+
+    def _skip(self, pairs: list[int], loss: float, norm: float, shown: tqdm) -> None:
+        """Pass over a step, or stop; every rank comes to the same."""
+        suspects = [pair for pair in pairs if not math.isfinite(loss) and not math.isfinite(self._loss_on(pair))]
+        bad, kept = BadStep(self.progress.step + 1, loss, norm, pairs, suspects), ""
+        if self.accelerator.is_main_process:
+            kept = bad.keep(self.pairs, self.tokenizer, Path(self.arguments.output_dir))
+        shown.write(bad.skip(self.arguments, self.progress, kept), file=sys.stdout)
+
+    @torch.no_grad()
+    def _loss_on(self, pair: int) -> float:
+        batch = {key: value.to(self.accelerator.device) for key, value in self.collate([self.pairs[pair]]).items()}
+        with self.accelerator.autocast():
+            return float(self.loss_of(self.model, batch, self.seq2seq)[0])
+
+    def _count(self, pair: Example) -> int:
         labels = pair["labels"] if self.seq2seq else pair["labels"][1:]
         return sum(label >= 0 for label in labels)
 
@@ -202,7 +242,13 @@ class Run:
             size = self.arguments.per_device_eval_batch_size
             yield from shared_batches(self.validation.examples, size, self.collate)
 
-    def _save(self) -> None:
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            save_checkpoint(self.plain, self.optimizer, self.progress, self.arguments)
+    def _save_if_due(self, interrupted: int) -> None:
+        """Write a checkpoint where this step has one, or where a signal (its number, or 0) asks to stop."""
+        if interrupted or (self.arguments.save_steps and self.progress.step % self.arguments.save_steps == 0):
+            self.accelerator.wait_for_everyone()
+            if self.accelerator.is_main_process:
+                save_checkpoint(self.plain, self.optimizer, self.progress, self.arguments)
+        if interrupted:
+            self.accelerator.wait_for_everyone()
+            checkpoint = Path(self.arguments.output_dir, f"checkpoint-{self.progress.step}")
+            raise Interrupted(interrupted, self.progress.step, checkpoint)

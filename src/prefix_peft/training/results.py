@@ -14,9 +14,9 @@ from transformers import PreTrainedTokenizerBase
 
 from ..card import Facts, write_card
 from ..gathering import full_prefix
-from ..whole import write_text
+from ..whole import whole_files, write_text
 from .arguments import DistillArguments, TrainArguments
-from .checkpoints import Progress
+from .checkpoints import Progress, writing
 from .models import remember_prompt
 
 LOG_FILE = "training_log.json"
@@ -40,19 +40,36 @@ def write_results(
     """Write release, model card and log to ``output_dir``; ``metrics`` are scores that a later evaluation found.
 
     All ranks call it, for each may hold a part of the prefix; the first writes.
+
+    Raises:
+        OSError: they cannot be written; nothing that was there is changed then.
     """
-    output, model, progress = Path(arguments.output_dir), trained.model, trained.progress
-    prefix = full_prefix(model)
+    output, progress = Path(arguments.output_dir), trained.progress
+    prefix = full_prefix(trained.model)
     if not PartialState().is_main_process:
         return
-    model.save_pretrained(str(output), selected_adapters=["default"], state_dict=prefix)
-    remember_prompt(output, arguments.separator)
+    with writing(output, progress):
+        output.mkdir(parents=True, exist_ok=True)
+        with whole_files(output) as draft:
+            trained.model.save_pretrained(str(draft), selected_adapters=["default"], state_dict=prefix)
+            remember_prompt(draft, arguments.separator)
+            write_card(draft, _facts(arguments, trained, metrics, prefix))
+            write_text(draft / LOG_FILE, json.dumps(progress.to_keep(), indent=1))
+
+
+def _facts(
+    arguments: TrainArguments | DistillArguments,
+    trained: Trained,
+    metrics: Mapping[str, float] | None,
+    prefix: dict[str, Tensor],
+) -> Facts:
+    model, progress = trained.model, trained.progress
     losses = [entry["validation_loss"] for entry in progress.log if "validation_loss" in entry]
     shown = (
         "prefix_projection", "init_text", "num_frozen_tokens", "gate", "temperature", "learning_rate", "seed",
         "mixed_precision",
     )  # fmt: skip
-    facts = Facts(
+    return Facts(
         base_model=_public_name(arguments.model),
         task_type=model.peft_config["default"].task_type,
         parameters=released_parameters(model, prefix),
@@ -63,8 +80,6 @@ def write_results(
         metrics=({f"{trained.loss} before": losses[0], f"{trained.loss} after": losses[-1]} if losses else {})
         | dict(metrics or {}),
     )
-    write_card(output, facts)
-    write_text(output / LOG_FILE, json.dumps(asdict(progress), indent=1))
 
 
 def _public_name(model: str) -> str:
