@@ -27,7 +27,7 @@ from .hook import CHILD, Call, calling, install
 from .initialize import start, starting_tokens
 from .layer import BASE, PrefixLayer, check_names, prefix_layers
 from .resuming import TRAINED_NAME, is_more_than_its_release, trained_tensors
-from .sinks import SinkEncoder
+from .sinks import SinkEncoder, take_frozen_of_twin
 
 
 class PrefixModel(BaseTuner):
@@ -43,6 +43,9 @@ class PrefixModel(BaseTuner):
             _check_name(adapter_name)
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             start(model, adapter_name, self._tokens)
+            for layer in prefix_layers(model):
+                if adapter_name in layer.config:
+                    take_frozen_of_twin(layer, adapter_name)
         except Exception:
             self.peft_config.pop(adapter_name, None)
             _detach(model, adapter_name)
