@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 from transformers import PreTrainedModel
 
-from . import batching, frozen, positions
+from . import batching, frozen, positions, quantised
 from .anatomy.sites import Anatomy, Site
 from .anatomy.watching import anatomy_of, remembered_anatomy
 from .attention.tried import try_kernels
@@ -60,6 +60,8 @@ class PrefixModel(BaseTuner):
         return peft_config  # nothing to look up: the sites are seen, not listed by model type
 
     def _prepare_model(self, peft_config: PrefixConfig, model: PreTrainedModel) -> None:
+        if not peft_config.inference_mode:
+            quantised.keep_trainable(model)
         anatomy = anatomy_of(model)
         self._matches = match_names(peft_config, anatomy)
         self._sites = choose_sites(peft_config, anatomy, self._matches, type(model).__name__)
@@ -126,6 +128,7 @@ class PrefixModel(BaseTuner):
         positions.place(self.model)
         if not prefix_layers(self.model):
             frozen.release(self.model)
+            quantised.release(self.model)
 
     def add_weighted_adapter(
         self,
@@ -159,6 +162,7 @@ class PrefixModel(BaseTuner):
             _take_off(layer)
         positions.place(self.model)
         frozen.release(self.model)
+        quantised.release(self.model)
         return super().unload()
 
     def merge_and_unload(self, *args: Any, **kwargs: Any) -> NoReturn:
