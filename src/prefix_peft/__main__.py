@@ -77,7 +77,7 @@ def generate_command(arguments: GenerateArguments) -> None:
     from .training.samples import read_lines
 
     sources = [arguments.prompt] if arguments.prompt is not None else read_lines(str(arguments.input_file))
-    model, tokenizer = load_prefix(arguments.model, arguments.adapter)
+    model, tokenizer = load_prefix(arguments.model, arguments.adapter, arguments.bits)
     texts = generate_texts(
         model, tokenizer, sources, separator=recall_separator(arguments.adapter, arguments.separator),
         num_beams=arguments.num_beams, max_new_tokens=arguments.max_new_tokens,
@@ -94,9 +94,9 @@ def inspect_command(arguments: InspectArguments) -> None:
     from .wrap import wrap
 
     if arguments.adapter is None:
-        model = wrap(load_base(arguments.model)[0])
+        model = wrap(load_base(arguments.model, arguments.bits)[0])
     else:
-        model, _ = load_prefix(arguments.model, arguments.adapter)
+        model, _ = load_prefix(arguments.model, arguments.adapter, arguments.bits)
     print(sites_table(inspect(model)))
 
 

@@ -188,6 +188,7 @@ class PrefixModel(BaseTuner):
 
     @classmethod
     def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict):
+        config = cast("PrefixConfig", config)
         trained = trained_tensors() if is_more_than_its_release(config) else None
         if trained is not None:
             state_dict = {key: value for key, value in state_dict.items() if cls.prefix not in key} | trained
@@ -197,7 +198,7 @@ class PrefixModel(BaseTuner):
                 "folded prefix, from which the MLP cannot be recovered. Load it as a new adapter, which trains flat, "
                 f"or continue from a trainer's checkpoint-STEP as it was saved, with its {TRAINED_NAME}."
             )
-        check_tensors(state_dict, model, adapter_name, cast("PrefixConfig", config))
+        check_tensors(state_dict, model, adapter_name, config)
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
 

@@ -1,8 +1,8 @@
 """What a base model with quantised weights needs, so that gradients come through it.
 
-bitsandbytes packs 4-bit weights on CPUs with AVX-512 BF16 when a layer first computes without gradients, and packed
-weights let no gradient through: a model that has once been evaluated could not train a prefix any more. So a layer below
-which a prefix trains is kept from packing.
+bitsandbytes packs 4-bit weights on CPUs with AVX-512 BF16 when a layer first computes without gradients. Packed weights
+let no gradient through, so a model that has once been evaluated could not train a prefix any more. Where one is to be
+trained, the layers are kept from packing.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ def train(arguments: TrainArguments) -> Trained:
     """
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     set_seed(arguments.seed)
-    base, tokenizer = load_base(arguments.model)
+    base, tokenizer = load_base(arguments.model, arguments.bits)
     pairs, validation = _load_data(arguments, tokenizer, base.config.is_encoder_decoder)
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)  # what cannot be written to is said now
     model = wrap(
