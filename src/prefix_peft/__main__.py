@@ -43,8 +43,7 @@ def train_command(arguments: TrainArguments) -> None:
 
     trained = train(arguments)
     curve = plot_learning_curve(trained.progress.log, Path(arguments.output_dir, "learning_curve.png"))
-    print(f"\nThe prefix, its model card and log are in {arguments.output_dir}{_with(curve)}.")
-    print(f'Try it: prefix-peft generate --model {arguments.model} --adapter {arguments.output_dir} --prompt "..."')
+    _say_where(arguments, curve)
 
 
 def distill_command(arguments: DistillArguments) -> None:
@@ -55,8 +54,7 @@ def distill_command(arguments: DistillArguments) -> None:
     distilled = distill(arguments)
     curve = plot_learning_curve(distilled.progress.log, Path(arguments.output_dir, "learning_curve.png"))
     print("\n" + scores_table(distilled.scores, digits=3))
-    print(f"\nThe prefix, its model card and log are in {arguments.output_dir}{_with(curve)}.")
-    print(f'Try it: prefix-peft generate --model {arguments.model} --adapter {arguments.output_dir} --prompt "..."')
+    _say_where(arguments, curve)
 
 
 def evaluate_command(arguments: EvaluateArguments) -> None:
@@ -144,8 +142,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _with(file: Path | None) -> str:
-    return f" with {file.name}" if file else ""
+def _say_where(arguments: TrainArguments | DistillArguments, curve: Path | None) -> None:
+    beside = f" with {curve.name}" if curve else ""
+    print(f"\nThe prefix, its model card and log are in {arguments.output_dir}{beside}.")
+    base = f"{arguments.model} --load-in-{arguments.bits}bit" if arguments.bits else arguments.model
+    print(f'Try it: prefix-peft generate --model {base} --adapter {arguments.output_dir} --prompt "..."')
 
 
 if __name__ == "__main__":
