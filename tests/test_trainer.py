@@ -1,14 +1,12 @@
-"""A prefix under transformers' Trainer and under TRL's SFTTrainer, offline and on the CPU."""
+"""A prefix under transformers' Trainer and Seq2SeqTrainer, offline and on the CPU."""
 
 import pytest
 import tiny
 import torch
 from accelerate.state import AcceleratorState
-from datasets import Dataset
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import Trainer, TrainerCallback, TrainingArguments
-from trl import SFTConfig, SFTTrainer
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
 
 import prefix_peft
 from prefix_peft import PrefixConfig
@@ -36,12 +34,12 @@ def rows(seed):
     return [{"input_ids": ids, "labels": ids} for ids in tiny.tokens(ROWS, LENGTH, seed=seed)]
 
 
-def arguments(path, **options):
+def arguments(path, kind=TrainingArguments, **options):
     """Plain SGD on all rows at once, unless asked otherwise."""
     plain = {"optim": "sgd", "lr_scheduler_type": "constant", "learning_rate": RATE, "max_grad_norm": 0.0}
     batch = {"per_device_train_batch_size": ROWS, "per_device_eval_batch_size": ROWS, "max_steps": 5}
     quiet = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "logging_steps": 1, "save_strategy": "no"}
-    return TrainingArguments(output_dir=str(path), **plain | batch | quiet | options)
+    return kind(output_dir=str(path), **plain | batch | quiet | options)
 
 
 def wrapped(**options):
@@ -142,9 +140,8 @@ def checkpoint(tmp_path):
 
 def test_a_checkpoint_loads_as_a_release_whatever_lies_beside_it(checkpoint):
     (checkpoint / TRAINED).write_bytes(b"broken")
-    model, released = PeftModel.from_pretrained(tiny.build("llama"), checkpoint, is_trainable=True), load_file(
-        checkpoint / "adapter_model.safetensors"
-    )  # fmt: skip
+    model = PeftModel.from_pretrained(tiny.build("llama"), checkpoint, is_trainable=True)
+    released = load_file(checkpoint / "adapter_model.safetensors")
     assert {name.replace(".default", "") for name in values(model)} == released.keys()
     assert all(torch.equal(value, released[name.replace(".default", "")]) for name, value in values(model).items())
 
@@ -235,27 +232,34 @@ def test_autocast_to_bfloat16(tmp_path):
         assert 0 < error < 0.1, "steps in the same direction, up to 2^-8 at each of some twenty roundings"
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "gradient checkpointing"])
-@pytest.mark.parametrize("mixed", [False, True], ids=["float32", "bfloat16"])
-def test_supervised_fine_tuning_by_trl(tmp_path, checkpointing, mixed):
-    texts = [{"prompt": "t5 t6", "completion": f" t{i} t{i + 1} t{i + 2}"} for i in range(20, 28)]
-    options = {"gradient_checkpointing": checkpointing, "bf16": mixed, "max_steps": 8, "learning_rate": 0.1}
-    plain = {"optim": "sgd", "lr_scheduler_type": "constant", "per_device_train_batch_size": 8, "save_steps": 8}
-    quiet = {"use_cpu": True, "report_to": [], "disable_tqdm": True, "logging_steps": 1}
-    base = tiny.build("llama")
-    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
-    trainer = SFTTrainer(
-        model=base,
-        args=SFTConfig(output_dir=str(tmp_path), **plain | quiet | options),
-        train_dataset=Dataset.from_list(texts),
-        processing_class=tiny.tokenizer(),
-        peft_config=PrefixConfig(num_virtual_tokens=P, task_type="CAUSAL_LM"),
-    )
+@pytest.mark.parametrize("form", ["flat", "mlp"])
+@pytest.mark.parametrize("family", ["bart", "t5"])
+def test_encoder_decoders_write_at_each_evaluation(family, form, tmp_path):
+    """What the metric is given is what the release of that step writes. The least right, as was asked for, remains."""
+    sources, targets = tiny.tokens(ROWS, LENGTH), tiny.tokens(ROWS, 5, seed=1)
+    data = [{"input_ids": x, "labels": y} for x, y in zip(sources, targets, strict=True)]
+    written = []
+
+    def metric(prediction):
+        written.append(torch.tensor(prediction.predictions)[:, :6])
+        return {"right": float((written[-1][:, 1:] == targets).float().mean())}
+
+    settings = arguments(
+        tmp_path, Seq2SeqTrainingArguments, predict_with_generate=True, generation_max_length=6, max_steps=12,
+        optim="adamw_torch", learning_rate=0.1, eval_strategy="steps", eval_steps=4, save_strategy="steps",
+        save_steps=4, load_best_model_at_end=True, metric_for_best_model="right", greater_is_better=False,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = prefix_peft.wrap(tiny.build(family), P, **FORMS[form])
+    trainer = Seq2SeqTrainer(model, settings, train_dataset=data, eval_dataset=data, compute_metrics=metric)
     trainer.train()
-    assert losses(trainer) == sorted(losses(trainer), reverse=True) and losses(trainer)[-1] < losses(trainer)[0] - 0.05
-    saved = load_file(tmp_path / "checkpoint-8" / "adapter_model.safetensors")
-    prefix = values(trainer.model)
-    assert saved.keys() == {name.replace(".default", "") for name in prefix}
-    assert all(torch.equal(saved[name.replace(".default", "")], value) for name, value in prefix.items())
-    assert all(value.dtype == torch.float32 for value in prefix.values())
-    assert all(torch.equal(tensor, before[name]) for name, tensor in trainer.model.unload().state_dict().items())
+    right = [entry["eval_right"] for entry in trainer.state.log_history if "eval_right" in entry]
+    releases = [tmp_path / f"checkpoint-{step}" for step in (4, 8, 12)]
+    best = releases[right.index(min(right))]
+    assert best != releases[-1] and trainer.state.best_model_checkpoint == str(best)
+    for release, ids in zip(releases, written, strict=True):
+        model = PeftModel.from_pretrained(tiny.build(family), release)
+        assert torch.equal(model.generate(input_ids=sources, max_length=6, do_sample=False), ids)
+    trainer.save_model(str(tmp_path / "kept"))
+    kept, expected = (load_file(path / "adapter_model.safetensors") for path in (tmp_path / "kept", best))
+    assert kept.keys() == expected.keys() and all(torch.equal(kept[name], expected[name]) for name in kept)

@@ -43,8 +43,7 @@ def train_command(arguments: TrainArguments) -> None:
 
     trained = train(arguments)
     curve = plot_learning_curve(trained.progress.log, Path(arguments.output_dir, "learning_curve.png"))
-    print(f"\nThe prefix, its model card and log are in {arguments.output_dir}{_with(curve)}.")
-    print(f'Try it: prefix-peft generate --model {arguments.model} --adapter {arguments.output_dir} --prompt "..."')
+    _say_where(arguments, curve)
 
 
 def distill_command(arguments: DistillArguments) -> None:
@@ -55,8 +54,7 @@ def distill_command(arguments: DistillArguments) -> None:
     distilled = distill(arguments)
     curve = plot_learning_curve(distilled.progress.log, Path(arguments.output_dir, "learning_curve.png"))
     print("\n" + scores_table(distilled.scores, digits=3))
-    print(f"\nThe prefix, its model card and log are in {arguments.output_dir}{_with(curve)}.")
-    print(f'Try it: prefix-peft generate --model {arguments.model} --adapter {arguments.output_dir} --prompt "..."')
+    _say_where(arguments, curve)
 
 
 def evaluate_command(arguments: EvaluateArguments) -> None:
@@ -77,7 +75,7 @@ def generate_command(arguments: GenerateArguments) -> None:
     from .training.samples import read_lines
 
     sources = [arguments.prompt] if arguments.prompt is not None else read_lines(str(arguments.input_file))
-    model, tokenizer = load_prefix(arguments.model, arguments.adapter)
+    model, tokenizer = load_prefix(arguments.model, arguments.adapter, arguments.bits)
     texts = generate_texts(
         model, tokenizer, sources, separator=recall_separator(arguments.adapter, arguments.separator),
         num_beams=arguments.num_beams, max_new_tokens=arguments.max_new_tokens,
@@ -94,9 +92,9 @@ def inspect_command(arguments: InspectArguments) -> None:
     from .wrap import wrap
 
     if arguments.adapter is None:
-        model = wrap(load_base(arguments.model)[0])
+        model = wrap(load_base(arguments.model, arguments.bits)[0])
     else:
-        model, _ = load_prefix(arguments.model, arguments.adapter)
+        model, _ = load_prefix(arguments.model, arguments.adapter, arguments.bits)
     print(sites_table(inspect(model)))
 
 
@@ -147,8 +145,11 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def _with(file: Path | None) -> str:
-    return f" with {file.name}" if file else ""
+def _say_where(arguments: TrainArguments | DistillArguments, curve: Path | None) -> None:
+    beside = f" with {curve.name}" if curve else ""
+    print(f"\nThe prefix, its model card and log are in {arguments.output_dir}{beside}.")
+    base = f"{arguments.model} --load-in-{arguments.bits}bit" if arguments.bits else arguments.model
+    print(f'Try it: prefix-peft generate --model {base} --adapter {arguments.output_dir} --prompt "..."')
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .hook import add_forward_pre_hook, calling, current_call, remove_forward_pre_hook
 from .layer import prefix_layers
+from .quantised import warn_of_rounding
 
 
 def keep_frozen(model: nn.Module) -> None:
@@ -47,6 +48,7 @@ def release(model: nn.Module) -> None:
 def _before_forward(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any] | None:
     if not model.training:
         return None
+    warn_of_rounding(model)
     dropout = [config.base_dropout for config in _active_configs(model)]
     quiet = bool(dropout) and not any(dropout)  # without an active prefix something else trains, in its own way
     call = current_call()

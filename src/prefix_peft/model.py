@@ -14,7 +14,7 @@ from peft.tuners.tuners_utils import BaseTuner, check_target_module_exists
 from torch import nn
 from transformers import PreTrainedModel
 
-from . import batching, frozen, positions
+from . import batching, frozen, positions, quantised
 from .anatomy.sites import Anatomy, Site
 from .anatomy.watching import anatomy_of, remembered_anatomy
 from .attention.tried import try_kernels
@@ -27,7 +27,7 @@ from .hook import CHILD, Call, calling, install
 from .initialize import start, starting_tokens
 from .layer import BASE, PrefixLayer, check_names, prefix_layers
 from .resuming import TRAINED_NAME, is_more_than_its_release, trained_tensors
-from .sinks import SinkEncoder
+from .sinks import SinkEncoder, take_frozen_of_twin
 
 
 class PrefixModel(BaseTuner):
@@ -43,6 +43,9 @@ class PrefixModel(BaseTuner):
             _check_name(adapter_name)
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             start(model, adapter_name, self._tokens)
+            for layer in prefix_layers(model):
+                if adapter_name in layer.config:
+                    take_frozen_of_twin(layer, adapter_name)
         except Exception:
             self.peft_config.pop(adapter_name, None)
             _detach(model, adapter_name)
@@ -57,6 +60,8 @@ class PrefixModel(BaseTuner):
         return peft_config  # nothing to look up: the sites are seen, not listed by model type
 
     def _prepare_model(self, peft_config: PrefixConfig, model: PreTrainedModel) -> None:
+        if not peft_config.inference_mode:
+            quantised.keep_trainable(model)
         anatomy = anatomy_of(model)
         self._matches = match_names(peft_config, anatomy)
         self._sites = choose_sites(peft_config, anatomy, self._matches, type(model).__name__)
@@ -123,6 +128,7 @@ class PrefixModel(BaseTuner):
         positions.place(self.model)
         if not prefix_layers(self.model):
             frozen.release(self.model)
+            quantised.release(self.model)
 
     def add_weighted_adapter(
         self,
@@ -156,6 +162,7 @@ class PrefixModel(BaseTuner):
             _take_off(layer)
         positions.place(self.model)
         frozen.release(self.model)
+        quantised.release(self.model)
         return super().unload()
 
     def merge_and_unload(self, *args: Any, **kwargs: Any) -> NoReturn:
@@ -181,6 +188,7 @@ class PrefixModel(BaseTuner):
 
     @classmethod
     def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict):
+        config = cast("PrefixConfig", config)
         trained = trained_tensors() if is_more_than_its_release(config) else None
         if trained is not None:
             state_dict = {key: value for key, value in state_dict.items() if cls.prefix not in key} | trained
@@ -190,7 +198,7 @@ class PrefixModel(BaseTuner):
                 "folded prefix, from which the MLP cannot be recovered. Load it as a new adapter, which trains flat, "
                 f"or continue from a trainer's checkpoint-STEP as it was saved, with its {TRAINED_NAME}."
             )
-        check_tensors(state_dict, model, adapter_name, cast("PrefixConfig", config))
+        check_tensors(state_dict, model, adapter_name, config)
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .anatomy.sites import Site
 from .encoders import FlatEncoder
 from .gathering import is_sharded
+from .layer import PrefixLayer
 
 WHOLE = ("p_key", "p_value")
 
@@ -68,6 +69,19 @@ def join_parts(state_dict: dict[str, Tensor], prefix: str = "") -> None:
         if f"{prefix}frozen_{name}" in state_dict:
             parts = [state_dict.pop(f"{prefix}{part}_{name}") for part in ("frozen", "trained")]
             state_dict[f"{prefix}{name}"] = torch.cat(parts, dim=1)
+
+
+@torch.no_grad()
+def take_frozen_of_twin(layer: PrefixLayer, adapter_name: str) -> None:
+    """Let a prefix made by the very config of another have its frozen tokens.
+
+    So TRL's DPOTrainer makes the reference for a prefix that is trained on, and copies nothing but parameters.
+    """
+    encoder, config = layer.encoder(adapter_name), layer.config[adapter_name]
+    twins = [name for name, other in layer.config.items() if other is config and name != adapter_name]
+    if twins and isinstance(encoder, SinkEncoder):
+        for name in WHOLE:
+            encoder.get_buffer(f"frozen_{name}").copy_(layer.encoder(twins[0]).get_buffer(f"frozen_{name}"))
 
 
 def _parts(whole: Tensor, frozen: int) -> tuple[Tensor, Tensor]:

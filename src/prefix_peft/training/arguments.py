@@ -14,10 +14,33 @@ def _option(default: Any, text: str, **metadata: Any) -> Any:
 
 
 @dataclass
-class DataArguments:
-    """Which base model, which data, and how a record becomes tokens."""
+class BaseArguments:
+    """Which base model, and how many bits its weights have."""
 
     model: str = field(metadata={"help": "The base model: a directory or the id of a Hub repository."})
+    load_in_8bit: bool = field(
+        default=False, kw_only=True, metadata={"help": "Keep the base model's weights in 8 bits (needs bitsandbytes)."}
+    )
+    load_in_4bit: bool = field(
+        default=False, kw_only=True, metadata={"help": "Keep them in 4 bits, as NormalFloat (needs bitsandbytes)."}
+    )
+
+    @property
+    def bits(self) -> int | None:
+        """Of each weight of the base model's linear maps; None where they are not quantised.
+
+        Raises:
+            ValueError: both were asked for.
+        """
+        if self.load_in_8bit and self.load_in_4bit:
+            raise ValueError("--load-in-8bit and --load-in-4bit do not go together; leave one of the two out.")
+        return 8 if self.load_in_8bit else 4 if self.load_in_4bit else None
+
+
+@dataclass
+class DataArguments(BaseArguments):
+    """Which base model, which data, and how a record becomes tokens."""
+
     task: str | None = _option(None, "A data set of the paper by name: webnlg, e2e, dart or scitldr. Needs --data-dir.")
     data_dir: str | None = _option(None, "The folder that holds webnlg/, e2e/, dart/ or scitldr/.")
     separator: str | None = _option(
@@ -118,10 +141,9 @@ class TrainArguments(RunArguments, DataArguments):
 
 
 @dataclass
-class DocumentArguments:
-    """Which document, and which texts are written behind it."""
+class DocumentArguments(BaseArguments):
+    """Which document, and which texts are written behind it. The base model is a causal one."""
 
-    model: str = field(metadata={"help": "The base model, a causal one: a directory or the id of a Hub repository."})
     document_file: str = field(metadata={"help": "The document, plain text. It and a text must fit into the context."})
     prompts_file: str | None = _option(
         None, "One prompt a line, of the kind that will be asked. Default: pieces of the document."
@@ -186,18 +208,16 @@ class EvaluateArguments(DataArguments):
 
 
 @dataclass
-class InspectArguments:
+class InspectArguments(BaseArguments):
     """prefix-peft inspect: the places of a model where a prefix goes, what is there, and how it attends."""
 
-    model: str = field(metadata={"help": "The base model: a directory or the id of a Hub repository."})
     adapter: str | None = _option(None, "A trained prefix: a directory or an id. Default: a new one of 20 tokens.")
 
 
 @dataclass
-class GenerateArguments:
+class GenerateArguments(BaseArguments):
     """prefix-peft generate: what a model with a prefix writes for a prompt."""
 
-    model: str = field(metadata={"help": "The base model: a directory or the id of a Hub repository."})
     adapter: str = field(metadata={"help": "The directory or the id of the trained prefix."})
     prompt: str | None = _option(None, "One source.")
     input_file: str | None = _option(None, "One source a line.")

@@ -56,12 +56,12 @@ def distill(arguments: DistillArguments) -> Distilled:
     """
     accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
     set_seed(arguments.seed)
-    base, tokenizer = load_base(arguments.model)
+    base, tokenizer = load_base(arguments.model, arguments.bits)
     document = read_document(arguments, base, tokenizer)
     prompts = prompts_for(arguments, tokenizer, document)
     _check_room(arguments, tokenizer, len(document), max(map(len, prompts)))
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)
-    model = with_document(base.to(accelerator.device), document, arguments)
+    model = with_document(base if arguments.bits else base.to(accelerator.device), document, arguments)
     samples = _samples(arguments, accelerator, model, tokenizer, prompts)
     training, validation = encoded(samples[: arguments.num_samples]), encoded(samples[arguments.num_samples :])
     if arguments.gradient_checkpointing:

@@ -46,7 +46,7 @@ def train(arguments: TrainArguments) -> Trained:
         Interrupted: SIGTERM or Ctrl-C, after a checkpoint.
     """
     accelerator = begin(arguments)
-    base, tokenizer = load_base(arguments.model)
+    base, tokenizer = load_base(arguments.model, arguments.bits)
     pairs, validation = load_data(arguments, tokenizer, base.config.is_encoder_decoder)
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)  # what cannot be written to is said now
     model = wrap(

@@ -12,6 +12,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -21,11 +22,18 @@ from ..whole import write_text
 PROMPT_FILE = "prompt.json"  # how the sources of a prefix were written, beside its weights
 
 
-def load_base(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model in eval mode, in float32, and its tokenizer, which knows how much the model can read."""
+def load_base(name: str, bits: int | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model in eval mode, and its tokenizer, which knows how much the model can read.
+
+    Its weights are in float32, but those of its linear maps in ``bits`` bits, 8 or 4, where that is asked for.
+
+    Raises:
+        ImportError: bitsandbytes, which quantises, is not installed.
+    """
     config = AutoConfig.from_pretrained(name)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    model = auto.from_pretrained(name, dtype=torch.float32).eval()
+    quantised = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_quant_type="nf4")
+    model = auto.from_pretrained(name, dtype=torch.float32, quantization_config=quantised if bits else None).eval()
     tokenizer = AutoTokenizer.from_pretrained(name)
     limit = getattr(config, "max_position_embeddings", None)
     if limit:
@@ -33,9 +41,9 @@ def load_base(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     return model, tokenizer
 
 
-def load_prefix(name: str, adapter: str) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+def load_prefix(name: str, adapter: str, bits: int | None = None) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """A base model with a trained prefix, and the tokenizer."""
-    model, tokenizer = load_base(name)
+    model, tokenizer = load_base(name, bits)
     return PeftModel.from_pretrained(model, adapter), tokenizer
 
 
