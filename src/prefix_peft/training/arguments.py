@@ -165,14 +165,6 @@ class EvaluateArguments(DataArguments):
 
 
 @dataclass
-class InspectArguments:
-    """prefix-peft inspect: the places of a model where a prefix goes, what is there, and how it attends."""
-
-    model: str = field(metadata={"help": "The base model: a directory or the id of a Hub repository."})
-    adapter: str | None = _option(None, "A trained prefix: a directory or an id. Default: a new one of 20 tokens.")
-
-
-@dataclass
 class GenerateArguments:
     """prefix-peft generate: what a model with a prefix writes for a prompt."""
 
