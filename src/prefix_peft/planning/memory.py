@@ -19,7 +19,7 @@ from ..attention.tried import try_kernels
 from .counting import LiveBytes, bytes_of
 from .quantized import quantize
 from .request import HALF, Request
-from .trial import decode, learner, moments, texts, train_step, with_prefix
+from .trial import decode, held, learner, texts, train_step, with_prefix
 from .weightless import Weightless, build
 
 LOGITS = "logits"
@@ -50,22 +50,33 @@ def count(config: PretrainedConfig, request: Request) -> Memory:
 
     Raises:
         ValueError: texts that the model cannot read, or a model that has no place for a prefix.
+        NotImplementedError: a model whose shapes depend on its numbers.
     """
     request.check_fits(config)
     for dtype in {request.torch_dtype, HALF.get(request.mixed_precision, request.torch_dtype)}:
         try_kernels("cpu", dtype)  # with numbers, before there are none
-    with Weightless():
-        model = bare(config, request)
-        weights, blocks = bytes_of(tensors_of(model)), [bytes_of(tensors_of(block)) for block in layers(model)]
-        learning, optimizer = learner(model, request)
-        theta = [parameter for parameter in learning.parameters() if parameter.requires_grad]
-        held = bytes_of([*tensors_of(learning), *(p.grad for p in theta if p.grad is not None), *moments(optimizer)])
-        with LiveBytes(partial(kind_of, {len(weight) for weight in head(model)})) as step:
-            train_step(learning, texts(model, request), optimizer, request)
-        cache, decoding = decoded(model, learning, config, request)
+    try:
+        with Weightless():
+            return _count(config, request)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise NotImplementedError(
+            f"{config.model_type} cannot be run without its weights, so what it takes cannot be counted: {reason}"
+        ) from error
+
+
+def _count(config: PretrainedConfig, request: Request) -> Memory:
+    model = bare(config, request)
+    weights, blocks = bytes_of(tensors_of(model)), [bytes_of(tensors_of(block)) for block in layers(model)]
+    learning, optimizer = learner(model, request)
+    trained = [parameter for parameter in learning.parameters() if parameter.requires_grad]
+    with LiveBytes(partial(kind_of, {len(weight) for weight in head(model)})) as step:
+        train_step(learning, texts(model, request), optimizer, request)
+    cache, decoding = decoded(model, learning, config, request)
     logits = step.at_peak[LOGITS]
     return Memory(
-        trained=sum(p.numel() for p in theta), weights=weights, states=held - weights,
+        trained=sum(parameter.numel() for parameter in trained), weights=weights,
+        states=bytes_of(held(learning, optimizer)) - weights,
         activations=step.peak - logits, logits=logits, cache=cache, decoding=decoding,
         largest_layer=max(blocks, default=weights), head=bytes_of(head(model)),
     )  # fmt: skip

@@ -59,7 +59,7 @@ class Request:
         else:
             lengths["--sequence-length plus --max-new-tokens"] = self.sequence_length + self.max_new_tokens
         for what, length in lengths.items():
-            if limit and length > limit:
+            if limit and 0 < limit < length:  # XLNet says -1, for any
                 raise ValueError(f"{what} is {length} tokens, and {config.model_type} reads {limit}; ask for fewer.")
 
     def folded(self) -> Request:

@@ -12,6 +12,7 @@ from peft import get_peft_model
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
 
 from ..config import PrefixConfig
 from ..training.evaluation import target_loss
@@ -66,48 +67,56 @@ def _autocast(request: Request, device: torch.device) -> AbstractContextManager[
     return nullcontext() if half is None else torch.autocast(device.type, half)
 
 
-def moments(optimizer: Optimizer) -> Iterator[Tensor]:
-    """What the optimizer remembers."""
+def held(learning: nn.Module, optimizer: Optimizer) -> Iterator[Tensor]:
+    """All that there is between two steps: weights, what is trained, its gradients and moments."""
+    yield from learning.buffers()
+    for parameter in learning.parameters():
+        yield parameter
+        if parameter.grad is not None:
+            yield parameter.grad
     for state in optimizer.state.values():
         yield from (value for value in state.values() if isinstance(value, Tensor))
 
 
 @torch.no_grad()
 def decode(model: PreTrainedModel, learned: nn.Module, request: Request) -> tuple[int, int]:
-    """Bytes of the cache at the last token, and the peak over reading the prompt and that last token."""
-    seq2seq, batch = model.config.is_encoder_decoder, texts(model, request)
-    prompt = {name: value for name, value in batch.items() if name != "labels"}
-    written = batch["input_ids"].new_ones(request.batch_size, request.max_new_tokens)
+    """Bytes of the cache behind all tokens, and the peak: while the prompt is read, or the last token written."""
+    prompt = texts(model, request)
+    prompt.pop("labels")
+    written = prompt["input_ids"].new_ones(request.batch_size, request.max_new_tokens)
     options: dict[str, Any] = {"use_cache": True}
     if "logits_to_keep" in signature(model.forward).parameters:
         options["logits_to_keep"] = 1
     with LiveBytes() as counter:
-        first = {"decoder_input_ids": written[:, :1]} if seq2seq else {}
-        learned(**prompt, **first, **options)
-        peak = counter.peak
-        whole = _behind(prompt, written[:, :-1], seq2seq)
-        state = _remembered(learned(**whole, **options))
+        learned(**_behind(model, prompt, written[:, :1]), **options)
+        reading = counter.peak
+        state = _remembered(learned(**_behind(model, prompt, written), **options))
         counter.begin_again()
         cache = counter.now
-        last = _behind(prompt, written, seq2seq)
-        name = "decoder_input_ids" if seq2seq else "input_ids"
-        last[name] = last[name][:, -1:]
-        if seq2seq:
-            del last["input_ids"]
-        learned(**last, **state, **options)
-    return cache, max(peak, counter.peak)
+        inputs = _last(model, prompt, written) if state else _behind(model, prompt, written)
+        learned(**inputs, **state, **options)
+    return cache, max(reading, counter.peak)
 
 
-def _behind(prompt: dict[str, Tensor], written: Tensor, seq2seq: bool) -> dict[str, Tensor]:
-    """The inputs when these tokens (B, N) have been written."""
-    if seq2seq:
+def _behind(model: PreTrainedModel, prompt: dict[str, Tensor], written: Tensor) -> dict[str, Tensor]:
+    """The inputs when these tokens (B, N) stand behind the prompt, or are a decoder's."""
+    if model.config.is_encoder_decoder:
         return prompt | {"decoder_input_ids": written}
     return {name: torch.cat([tensor, torch.ones_like(written)], dim=1) for name, tensor in prompt.items()}
 
 
+def _last(model: PreTrainedModel, prompt: dict[str, Tensor], written: Tensor) -> dict[str, Tensor]:
+    """The inputs of one more token, where the model remembers those before."""
+    last = _behind(model, prompt, torch.cat([written, written[:, :1]], dim=1))
+    name = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"
+    return {"attention_mask": last["attention_mask"], name: last[name][:, -1:]}
+
+
 def _remembered(output: Any) -> dict[str, Any]:
-    """What the next token needs of this forward pass."""
+    """What the next token needs of this forward pass; nothing where the model has no cache, and reads all again."""
+    if output.get("past_key_values") is None:
+        return {}
     state = {"past_key_values": output.past_key_values}
     if "encoder_last_hidden_state" in output:
-        state["encoder_outputs"] = (output.encoder_last_hidden_state,)
+        state["encoder_outputs"] = BaseModelOutput(last_hidden_state=output.encoder_last_hidden_state)
     return state

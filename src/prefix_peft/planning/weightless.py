@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, PretrainedConfig, PreTrainedModel
 
@@ -24,7 +25,15 @@ class Weightless(FakeTensorMode):
             return args[0].dtype != torch.bool and (1.0 if args[0].is_floating_point() else 1)
         if func is _aten.equal.default:
             return args[0] is args[1]
+        if func is _aten._grouped_mm.default and args[0].dtype != torch.bfloat16:
+            with self:  # of mixtures of experts; torch knows its shapes, but in one dtype alone
+                return func(*map(_in_bfloat16, args), **(kwargs or {})).to(args[0].dtype)
         return super().__torch_dispatch__(func, types, args, kwargs)
+
+
+def _in_bfloat16(argument: Any) -> Any:
+    floating = isinstance(argument, Tensor) and argument.is_floating_point()
+    return argument.to(torch.bfloat16) if floating else argument
 
 
 def read_config(name: str) -> PretrainedConfig:
@@ -36,5 +45,7 @@ def read_config(name: str) -> PretrainedConfig:
 
 def build(config: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
     """The frozen model of this config, in evaluation mode. To be called inside `Weightless`."""
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = 0  # any will do
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     return auto.from_config(config, dtype=dtype).requires_grad_(False).eval()
