@@ -113,13 +113,13 @@ def test_quantized_layers_take_what_those_of_bitsandbytes_take(bits, checkpointi
     for module in model.modules():  # it packs weights anew for CPUs that can, and then differentiates nothing
         module.support_avx512bf16_for_cpu = False
     weights = [parameter for parameter in model.parameters() if parameter.dtype in (torch.int8, torch.uint8)]
+    scales = [weight.SCB if bits == 8 else weight.quant_state.absmax for weight in weights]
     request = Request(4, 100, max_new_tokens=2, dtype="bfloat16", bits=bits, gradient_checkpointing=checkpointing)
     planned = count(config, request)
     learning, optimizer = learner(model, request)
     batch = texts(model, request)
     train_step(learning, batch, optimizer, request)
     gc.collect()
-    scales = [weight.SCB if bits == 8 else weight.quant_state.absmax for weight in weights]
     before = bytes_of([*held(learning, optimizer), *scales])
     with LiveBytes() as taken:
         train_step(learning, batch, optimizer, request)
