@@ -44,6 +44,6 @@ def describe(model: str, request: Request, memory: Memory) -> str:
     """What the tables are about."""
     prefix = f"a prefix of {request.num_virtual_tokens}" + (" through an MLP" if request.prefix_projection else "")
     return (
-        f"{model} with {prefix}, {memory.trained:,} trained numbers. Training: {request.batch_size} texts of "
-        f"{request.sequence_length} tokens at once. Decoding: {request.max_new_tokens} more behind as many texts."
+        f"{model} with {prefix}, {memory.trained:,} trained numbers. Training on {request.batch_size} x "
+        f"{request.sequence_length} tokens; decoding {request.max_new_tokens} tokens behind each."
     )
