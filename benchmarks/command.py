@@ -10,14 +10,14 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from . import decode, load, machine, memory, results, switch, train
+from . import decode, load, machine, memory, plan, results, switch, train
 from .plot import draw
 from .report import page, table
 from .results import Record
 from .settings import QUICK, SIZES, Settings, Step
 from .sides import OURS
 
-MEASURES = {"decode": decode, "train": train, "memory": memory, "load": load, "switch": switch}
+MEASURES = {"decode": decode, "train": train, "memory": memory, "load": load, "switch": switch, "plan": plan}
 DTYPES = ("float32", "bfloat16", "float16")
 DESCRIPTION = """Measure what a prefix costs, beside the bare model and beside PEFT's PREFIX_TUNING and LoRA. Nothing is
 downloaded: the model is a random Llama."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
@@ -13,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
+
+from prefix_peft.planning.counting import LiveBytes
 
 from .decode import write
 from .rounds import Case, measure
@@ -101,31 +100,3 @@ def _resident_peak() -> float | None:
     status = Path("/proc/self/status")
     found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text()) if status.exists() else None
     return None if found is None else int(found[1]) / 1024
-
-
-class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the tensors that were made inside the ``with`` block and are still alive."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._sizes: dict[int, int] = {}  # of storages, by their address
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self._see((args, kwargs), counts=False)  # what is new here was made outside, such as the bare model's weights
-        result = func(*args, **(kwargs or {}))
-        self._see(result, counts=True)
-        return result
-
-    def _see(self, parts: Any, counts: bool) -> None:
-        for part in tree_leaves(parts):
-            if not isinstance(part, torch.Tensor) or part.untyped_storage()._cdata in self._sizes:
-                continue
-            storage = part.untyped_storage()
-            self._sizes[storage._cdata] = storage.nbytes() * counts
-            self.now += storage.nbytes() * counts
-            self.peak = max(self.peak, self.now)
-            weakref.finalize(storage, self._forget, storage._cdata)
-
-    def _forget(self, address: int) -> None:
-        self.now -= self._sizes.pop(address)

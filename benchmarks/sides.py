@@ -16,7 +16,8 @@ from prefix_peft.attention.attend import FORMS
 from .settings import Settings
 
 BARE, PEFT, LORA, OURS = "bare model", "PEFT prefix tuning", "PEFT LoRA", "prefix-peft"
-ORDER = (BARE, PEFT, LORA, OURS)
+MEASURED = "measured"  # beside what was planned
+ORDER = (BARE, MEASURED, PEFT, LORA, OURS)
 TASK = "CAUSAL_LM"
 
 

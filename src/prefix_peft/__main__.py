@@ -11,13 +11,8 @@ from pathlib import Path
 
 from transformers import HfArgumentParser
 
-from .training.arguments import (
-    DistillArguments,
-    EvaluateArguments,
-    GenerateArguments,
-    InspectArguments,
-    TrainArguments,
-)
+from .planning.arguments import InspectArguments
+from .training.arguments import DistillArguments, EvaluateArguments, GenerateArguments, TrainArguments
 from .whole import write_text
 
 USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help lists them)
@@ -26,7 +21,7 @@ USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help
   distill    train a short prefix to do what a long document in view does
   evaluate   BLEU, chrF and loss of a trained prefix
   generate   what a model with a prefix writes
-  inspect    where in a model a prefix goes, how large it is, and how it attends
+  inspect    where in a model a prefix goes, how large it is, and how it attends; what memory it takes (--plan)
   demo       train and show a prefix on the embedded base model, offline, in a few minutes
 
   prefix-peft train    --model gpt2-medium --train-file pairs.jsonl --output-dir my-prefix
@@ -85,7 +80,12 @@ def generate_command(arguments: GenerateArguments) -> None:
 
 
 def inspect_command(arguments: InspectArguments) -> None:
-    """Print the sites as a table."""
+    """Print the sites as a table, or what a plan takes."""
+    if arguments.plan:
+        from .planning.command import plan
+
+        print(plan(arguments))
+        return
     from .inspecting import inspect
     from .training.models import load_base, load_prefix
     from .training.report import sites_table

@@ -39,7 +39,8 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
     def add(self, adapter_name: str, encoder: Encoder, config: PrefixConfig) -> None:
         """Hold one more prefix, on the device of the attention module."""
         device, _ = self._get_base_layer_device_and_dtype(self.get_base_layer())
-        if device is not None and all(p.device.type != "meta" for p in encoder.parameters()):
+        places = {parameter.device for parameter in encoder.parameters()}
+        if device is not None and not places & {device, torch.device("meta")}:
             encoder.to(device)
         self.prefix_kv_encoder[adapter_name] = encoder
         self.config[adapter_name] = config

@@ -208,13 +208,6 @@ class EvaluateArguments(DataArguments):
 
 
 @dataclass
-class InspectArguments(BaseArguments):
-    """prefix-peft inspect: the places of a model where a prefix goes, what is there, and how it attends."""
-
-    adapter: str | None = _option(None, "A trained prefix: a directory or an id. Default: a new one of 20 tokens.")
-
-
-@dataclass
 class GenerateArguments(BaseArguments):
     """prefix-peft generate: what a model with a prefix writes for a prompt."""
 
