@@ -192,7 +192,7 @@ def test_a_model_larger_than_the_machine(tmp_path, capsys):
         (["--num-processes", 0], "--num-processes must be at least 1, got 0"),
         (["--strategy", "ddp"], "--strategy ddp is for several devices; say how many with --num-processes"),
         (["--num-processes", 2, "--strategy", "zero3", "--load-in-4bit"], "which 4-bit ones are not"),
-        (["--load-in-8bit", "--load-in-4bit"], "exclude each other"),
+        (["--load-in-8bit", "--load-in-4bit"], "do not go together"),
         (["--device-memory", "-3"], "--device-memory must be above 0 GiB, got -3.0"),
         (["--adapter", "mine"], "a plan needs no --adapter, got 'mine'"),
         (["--num-virtual-tokens", 0], "--num-virtual-tokens must be at least 1, got 0"),
