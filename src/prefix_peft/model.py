@@ -19,7 +19,7 @@ from .anatomy.sites import Anatomy, Site
 from .anatomy.watching import anatomy_of, remembered_anatomy
 from .attention.tried import try_kernels
 from .by_hand.door import close_door, open_door
-from .checkpoint import check_fits, check_tensors, encoders_of, folded
+from .checkpoint import check_fits, check_tensors, folded
 from .concatenate import check_request, concatenate, joint_config
 from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder, Trunk
@@ -59,8 +59,9 @@ class PrefixModel(BaseTuner):
         anatomy = anatomy_of(model)
         self._matches = match_names(peft_config, anatomy)
         self._sites = choose_sites(peft_config, anatomy, self._matches, type(model).__name__)
-        check_fits(peft_config, self._sites, anatomy.fingerprint, type(model).__name__)
-        self._tokens = starting_tokens(model, peft_config)
+        from_a_file = peft_config.file_shapes is not None
+        check_fits(peft_config, self._sites, anatomy.fingerprint, model)
+        self._tokens = None if from_a_file else starting_tokens(model, peft_config)
         self._trunks: list[Trunk] = []  # a list, so that it is not registered here as well as at the first site
 
     def _check_target_module_exists(self, peft_config: PrefixConfig, key: str) -> bool:
@@ -175,12 +176,6 @@ class PrefixModel(BaseTuner):
 
     @classmethod
     def _remap_adapter_state_dict_for_load(cls, model, config, adapter_name, state_dict):
-        if any(isinstance(encoder, MLPEncoder) for _, encoder in encoders_of(model, adapter_name)):
-            raise ValueError(
-                f"adapter {adapter_name!r} trains through an MLP (prefix_projection=True), and a release holds the "
-                "folded prefix, from which the MLP cannot be recovered. Load it as a new adapter, which trains flat, "
-                "or continue from a training checkpoint."
-            )
         check_tensors(state_dict, model, adapter_name, cast("PrefixConfig", config))
         return super()._remap_adapter_state_dict_for_load(model, config, adapter_name, state_dict)
 
@@ -249,3 +244,8 @@ def _take_off(layer: PrefixLayer) -> None:
 def _check_name(adapter_name: str) -> None:
     if adapter_name == BASE:
         raise ValueError(f"{BASE!r} is the name of no adapter (in adapter_names); choose another name.")
+    if not adapter_name or "." in adapter_name or adapter_name.startswith(("/", "\\")):
+        raise ValueError(
+            f"an adapter cannot be called {adapter_name!r}: its name is part of its parameters' names and, on saving, "
+            "of a path. Choose one without a dot that does not begin with a slash."
+        )
