@@ -69,14 +69,14 @@ def check_inside(directory: str | os.PathLike, path: Path) -> Path:
     return path
 
 
-def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    """The object in a JSON file.
+def read_json(path: str | os.PathLike, largest: int = LARGEST_JSON) -> dict[str, Any]:
+    """The object in a JSON file of at most ``largest`` bytes.
 
     Raises:
         ValueError: the file is too large, no JSON, nested too deeply, or holds something else than an object.
     """
-    if os.path.getsize(path) > LARGEST_JSON:
-        raise ValueError(f"{path} has {os.path.getsize(path):,} bytes; no such file has more than {LARGEST_JSON:,}.")
+    if os.path.getsize(path) > largest:
+        raise ValueError(f"{path} has {os.path.getsize(path):,} bytes; no such file has more than {largest:,}.")
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
