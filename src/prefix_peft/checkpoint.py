@@ -6,24 +6,20 @@
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterable
 from itertools import accumulate
-from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
-from peft.utils.other import EMBEDDING_LAYER_NAMES, SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
-from safetensors import SafetensorError, safe_open
+from peft import PeftModel
+from peft.utils.other import EMBEDDING_LAYER_NAMES
 from torch import Tensor, nn
 
 from .anatomy.sites import Site
 from .config import PrefixConfig, Shapes
 from .encoders import MLPEncoder, gate_shape
 from .gathering import full_tensors
-from .layer import PrefixLayer
+from .layer import PrefixLayer, prefix_layers
 from .sinks import join_parts
 
 OTHER_WEIGHTS = 0.5  # relative distance of the fingerprints; unrelated models are at about 1.4
@@ -58,41 +54,7 @@ def encoders_of(model: nn.Module, adapter_name: str) -> list[tuple[str, nn.Modul
     ]
 
 
-def read_shapes(directory: str | os.PathLike, subfolder: str | None = None, **hub: Any) -> Shapes | None:
-    """The shapes that a release's file declares, by name; None where there is no file yet.
-
-    Raises:
-        ValueError: the file is truncated or not safetensors, or there is only a pickle, which is never opened.
-    """
-    folder = Path(directory, subfolder or "")
-    path = folder / SAFETENSORS_WEIGHTS_NAME
-    if not path.is_file():
-        if (folder / WEIGHTS_NAME).is_file():
-            raise ValueError(_pickle_message(folder / WEIGHTS_NAME))
-        if folder.is_dir():
-            return None
-        path = _download(str(directory), subfolder, **hub)
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ValueError(f"{path} is no whole safetensors file ({error}). Fetch or save it again.") from error
-
-
-def _download(repo_id: str, subfolder: str | None, **hub: Any) -> Path:
-    try:
-        return Path(hf_hub_download(repo_id, SAFETENSORS_WEIGHTS_NAME, subfolder=subfolder, **hub))
-    except EntryNotFoundError as error:
-        raise ValueError(f"{repo_id} has no {SAFETENSORS_WEIGHTS_NAME}; {_pickle_message(WEIGHTS_NAME)}") from error
-
-
-def _pickle_message(path: object) -> str:
-    return (
-        f"{path} would be a pickle, which can run code when read and is never opened. Save the prefix as safetensors."
-    )
-
-
-def check_fits(config: PrefixConfig, sites: dict[str, Site], fingerprint: list[float], model_name: str) -> None:
+def check_fits(config: PrefixConfig, sites: dict[str, Site], fingerprint: list[float], model: nn.Module) -> None:
     """Refuse, before anything changes, a file that is not for this model and config.
 
     Raises:
@@ -102,15 +64,14 @@ def check_fits(config: PrefixConfig, sites: dict[str, Site], fingerprint: list[f
     found = config.file_shapes
     if found is None:
         return
-    needed: Shapes = {}
-    for site in sites.values():
-        path = f"base_model.model.{site.name}.prefix_kv.prefix_kv_encoder"
-        heads, length = site.num_key_value_heads, config.length_at(site.name)
-        needed |= {f"{path}.p_key": (heads, length, site.key_dim), f"{path}.p_value": (heads, length, site.value_dim)}
-        if config.gate:
-            needed[f"{path}.p_gate"] = gate_shape(config.gate, heads, length)
-    _compare(found, needed, config, model_name)
-    _check_base(config, fingerprint, model_name)
+    if config.prefix_projection:
+        raise ValueError(
+            "the config in the file asks for prefix_projection=True, but a release holds the folded prefix and no MLP. "
+            "Save it with save_pretrained, or continue from a training checkpoint."
+        )
+    needed = _released(sites.values(), config) | _saved_besides(model, found, config)
+    _compare(found, needed, model)
+    _check_base(config, fingerprint, type(model).__name__)
     config.file_shapes = None  # checked once; the same config may serve another model that is trained anew
 
 
@@ -133,39 +94,81 @@ def _check_base(config: PrefixConfig, fingerprint: list[float], model_name: str)
     )
 
 
+def check_loads(found: Shapes, model: nn.Module, adapter_name: str, config: PrefixConfig) -> None:
+    """The same check for a file whose tensors are to go into an adapter which the model already has."""
+    layers = [layer for layer in prefix_layers(model) if adapter_name in layer.config]
+    needed = _released([layer.site for layer in layers], config)
+    _compare(found, needed | _saved_besides(model, found, config), model)
+
+
 def check_tensors(state_dict: dict[str, Tensor], model: nn.Module, adapter_name: str, config: PrefixConfig) -> None:
-    """The same check for tensors that are about to go into an adapter which the model already has."""
-    needed: Shapes = {}
-    for path, encoder in encoders_of(model, adapter_name):
-        path = "base_model.model." + path.removeprefix("base_model.model.").removesuffix(f".{adapter_name}")
-        needed |= {f"{path}.{name}": tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
-    found = {
+    """The same check for tensors that are about to be copied, where those of ``modules_to_save`` are out of the way."""
+    besides = (*(config.modules_to_save or ()), *EMBEDDING_LAYER_NAMES)
+    shapes = {
         key if key.startswith("base_model.") else f"base_model.model.{key}": tuple(tensor.shape)
         for key, tensor in state_dict.items()
     }
-    _compare(found, needed, config, type(model).__name__)
+    needed = _held(model, adapter_name)
+    _compare({k: v for k, v in shapes.items() if k in needed or not _belongs_to(k, besides)}, needed, model)
 
 
-def _compare(found: Shapes, needed: Shapes, config: PrefixConfig, model_name: str) -> None:
-    saved = (*(config.modules_to_save or ()), *EMBEDDING_LAYER_NAMES)
-    ours = {key: shape for key, shape in found.items() if key in needed or not _belongs_to(key, saved)}
-    faults = [f"missing {key} {needed[key]}" for key in needed if key not in ours]
-    faults += [f"unexpected {key} {ours[key]}" for key in ours if key not in needed]
+def _released(sites: Iterable[Site], config: PrefixConfig) -> Shapes:
+    """The shapes of a release's tensors, by their names in its file."""
+    needed: Shapes = {}
+    for site in sites:
+        path = f"base_model.model.{site.name}.prefix_kv.prefix_kv_encoder"
+        heads, length = site.num_key_value_heads, config.length_at(site.name)
+        needed |= {f"{path}.p_key": (heads, length, site.key_dim), f"{path}.p_value": (heads, length, site.value_dim)}
+        if config.gate:
+            needed[f"{path}.p_gate"] = gate_shape(config.gate, heads, length)
+    return needed
+
+
+def _held(model: nn.Module, adapter_name: str) -> Shapes:
+    """The shapes of an adapter's tensors, by the names that a file would give them."""
+    return {
+        f"base_model.model.{path.removeprefix('base_model.model.').removesuffix(f'.{adapter_name}')}.{name}": tuple(
+            tensor.shape
+        )
+        for path, encoder in encoders_of(model, adapter_name)
+        for name, tensor in encoder.state_dict().items()
+    }
+
+
+def _compare(found: Shapes, needed: Shapes, model: nn.Module) -> None:
+    faults = [f"missing {key} {needed[key]}" for key in needed if key not in found]
+    faults += [f"unexpected {key} {found[key]}" for key in found if key not in needed]
     faults += [
-        f"{key} is {ours[key]} in the file, the model needs {needed[key]}"
+        f"{key} is {found[key]} in the file, the model needs {needed[key]}"
         for key in needed
-        if key in ours and ours[key] != needed[key]
+        if key in found and found[key] != needed[key]
     ]
     if faults:
         more = f"\n  and {len(faults) - 8} more" if len(faults) > 8 else ""
         raise ValueError(
-            f"the prefix in the file was not made for this {model_name} "
+            f"the prefix in the file was not made for this {type(model).__name__} "
             f"({len(found)} tensors found, {len(needed)} needed):"
             + "".join(f"\n  {fault}" for fault in faults[:8])
             + more
         )
 
 
+def _saved_besides(model: nn.Module, found: Shapes, config: PrefixConfig) -> Shapes:
+    """What a file must hold of ``modules_to_save``, and may hold of the embeddings, which PEFT saves when resized."""
+    prefix = "" if isinstance(model, PeftModel) else "base_model.model."
+    own = {
+        prefix + key.replace(".original_module.", "."): tuple(tensor.shape)
+        for key, tensor in model.state_dict().items()
+        if "prefix_kv" not in key
+    }
+    modules, embeddings = tuple(config.modules_to_save or ()), tuple(EMBEDDING_LAYER_NAMES)
+    return {
+        key: shape
+        for key, shape in own.items()
+        if _belongs_to(key, modules) or (key in found and _belongs_to(key, embeddings))
+    }
+
+
 def _belongs_to(key: str, endings: tuple[str, ...]) -> bool:
     """Whether a tensor is of a module whose name ends so, which is how PEFT reads ``modules_to_save``."""
-    return any(name.endswith(endings) for name in accumulate(key.split("."), "{}.{}".format))
+    return any(name.endswith(endings) for name in accumulate(key.split(".")[:-1], "{}.{}".format))

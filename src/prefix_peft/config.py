@@ -13,6 +13,7 @@ from peft.utils import CONFIG_NAME
 
 from .attention.attend import FORMS
 from .card import explain_loading
+from .values import check_count, check_expressions, check_types
 from .whole import write_text
 
 Shapes = dict[str, tuple[int, ...]]  # of tensors, by name
@@ -152,10 +153,12 @@ class PrefixConfig(PeftConfig):
         self.peft_type = PREFIX_KV
         self.file_shapes: Shapes | None = None  # what the file beside a loaded config declares
         self.filled_by_caller = False  # a new prefix need not be started then
-        _check_count("num_virtual_tokens", self.num_virtual_tokens)
-        _check_count("encoder_hidden_size", self.encoder_hidden_size)
+        check_count("num_virtual_tokens", self.num_virtual_tokens)
+        check_count("encoder_hidden_size", self.encoder_hidden_size)
         self._check_pattern()
         self._check_frozen()
+        check_types(self)
+        self._check_expressions()
         self._check_sites()
         if not 0.0 <= self.prefix_dropout < 1.0:
             raise ValueError(f"prefix_dropout must be at least 0 and below 1, got {self.prefix_dropout}.")
@@ -192,14 +195,18 @@ class PrefixConfig(PeftConfig):
                 f"num_virtual_tokens_pattern maps name patterns to lengths, got {self.num_virtual_tokens_pattern!r}."
             )
         for pattern, length in self.num_virtual_tokens_pattern.items():
-            _check_count(f"num_virtual_tokens_pattern[{pattern!r}]", length)
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"num_virtual_tokens_pattern has no valid expression {pattern!r}: {error}.") from error
+            check_count(f"num_virtual_tokens_pattern[{pattern!r}]", length)
+
+    def _check_expressions(self) -> None:
+        check_expressions("num_virtual_tokens_pattern", list(self.num_virtual_tokens_pattern))
+        for name in ("target_modules", "exclude_modules"):
+            if isinstance(value := getattr(self, name), str):
+                check_expressions(name, [value])
+        layers = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern or []
+        check_expressions("layers_pattern", [rf".*\.{pattern}\.(\d+)\." for pattern in layers])  # as PEFT uses them
 
     def _check_frozen(self) -> None:
-        _check_count("num_frozen_tokens", self.num_frozen_tokens, least=0)
+        check_count("num_frozen_tokens", self.num_frozen_tokens, least=0)
         shortest = min([self.num_virtual_tokens, *self.num_virtual_tokens_pattern.values()])
         if self.num_frozen_tokens >= shortest:
             raise ValueError(
@@ -247,10 +254,3 @@ class PrefixConfig(PeftConfig):
             super(PrefixConfig, self.released()).save_pretrained(draft, **kwargs)
             write_text(directory / CONFIG_NAME, Path(draft, CONFIG_NAME).read_text(encoding="utf-8"))
         explain_loading(directory, self.base_model_name_or_path, self.task_type)
-
-
-def _check_count(name: str, value: Any, least: int = 1) -> None:
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number, got {value!r}.")
-    if value < least:
-        raise ValueError(f"{name} must be at least {least}, got {value}.")

@@ -254,4 +254,4 @@ def _tokenizer(model: PreTrainedModel, config: PrefixConfig) -> PreTrainedTokeni
             f"init_text={config.init_text!r} needs a tokenizer, and this {type(model).__name__} was not loaded from a "
             "place that has one. Say where it is: PrefixConfig(tokenizer_name_or_path=...)."
         )
-    return AutoTokenizer.from_pretrained(source)
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)

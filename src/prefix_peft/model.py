@@ -65,8 +65,9 @@ class PrefixModel(BaseTuner):
         anatomy = anatomy_of(model)
         self._matches = match_names(peft_config, anatomy)
         self._sites = choose_sites(peft_config, anatomy, self._matches, type(model).__name__)
-        check_fits(peft_config, self._sites, anatomy.fingerprint, type(model).__name__)
-        self._tokens = starting_tokens(model, peft_config)
+        from_a_file = peft_config.file_shapes is not None
+        check_fits(peft_config, self._sites, anatomy.fingerprint, model)
+        self._tokens = None if from_a_file else starting_tokens(model, peft_config)
         self._trunks: list[Trunk] = []  # a list, so that it is not registered here as well as at the first site
 
     def _check_target_module_exists(self, peft_config: PrefixConfig, key: str) -> bool:
@@ -266,3 +267,8 @@ def _take_off(layer: PrefixLayer) -> None:
 def _check_name(adapter_name: str) -> None:
     if adapter_name == BASE:
         raise ValueError(f"{BASE!r} is the name of no adapter (in adapter_names); choose another name.")
+    if not adapter_name or "." in adapter_name or adapter_name.startswith(("/", "\\")):
+        raise ValueError(
+            f"an adapter cannot be called {adapter_name!r}: its name is part of its parameters' names and, on saving, "
+            "of a path. Choose one without a dot that does not begin with a slash."
+        )

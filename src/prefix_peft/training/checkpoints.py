@@ -17,11 +17,12 @@ from typing import Any
 import torch
 from peft import PeftModel
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from ..whole import remove, whole_directory
 from .arguments import RunArguments
+from .states import check_tensors, read_state, read_tensors
 
 STATE = "training_state"
 # What may differ when a run is resumed: where things are written and how often they are said.
@@ -113,16 +114,11 @@ def load_checkpoint(
             is broken.
         FileNotFoundError: the directory holds no training state.
     """
-    path = directory / f"{STATE}.json"
-    if not path.is_file():
-        raise FileNotFoundError(f"{directory} is no training checkpoint: it has no {path.name}.")
-    state = json.loads(path.read_text(encoding="utf-8"))
+    state = read_state(directory / f"{STATE}.json")
     _check_arguments(directory, state.pop("arguments"), arguments)
-    try:
-        tensors = load_file(directory / f"{STATE}.safetensors")
-    except SafetensorError as error:
-        raise ValueError(f"{directory / STATE}.safetensors is broken ({error}); resume from an earlier one.") from error
-    _check_shapes(directory, tensors, model)
+    file = directory / f"{STATE}.safetensors"
+    tensors = read_tensors(file)
+    check_tensors(file, tensors, _trained(model), _frozen(model))
     _restore(tensors, model, optimizer)
     if scaler := state.pop("scaler", None):
         optimizer.scaler.load_state_dict(scaler)  # pyright: ignore[reportAttributeAccessIssue]
@@ -171,15 +167,6 @@ def _check_arguments(directory: Path, saved: dict[str, Any], arguments: RunArgum
     if changed:
         listed = "; ".join(f"{key} was {saved.get(key)!r}, is now {now[key]!r}" for key in changed)
         raise ValueError(f"{directory} belongs to a run with other arguments: {listed}. Use the same, or start anew.")
-
-
-def _check_shapes(directory: Path, tensors: dict[str, Tensor], model: PeftModel) -> None:
-    needed = {f"parameter.{name}": tuple(parameter.shape) for name, parameter in _trained(model).items()}
-    found = {key: tuple(tensor.shape) for key, tensor in tensors.items() if key.startswith("parameter.")}
-    if needed != found:
-        faults = [f"{key} is {found.get(key)}, needed {needed.get(key)}" for key in sorted(needed.keys() | found.keys())
-                  if needed.get(key) != found.get(key)]  # fmt: skip
-        raise ValueError(f"{directory} does not fit this model: " + "; ".join(faults[:6]))
 
 
 def _restore(tensors: dict[str, Tensor], model: PeftModel, optimizer: torch.optim.Optimizer) -> None:

@@ -17,9 +17,11 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from ..untrusted import check_inside, read_json
 from ..whole import write_text
 
 PROMPT_FILE = "prompt.json"  # how the sources of a prefix were written, beside its weights
+NOTHING_RUNS = {"trust_remote_code": False}  # of what a repository brings along
 
 
 def load_base(name: str, bits: int | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
@@ -30,11 +32,13 @@ def load_base(name: str, bits: int | None = None) -> tuple[PreTrainedModel, PreT
     Raises:
         ImportError: bitsandbytes, which quantises, is not installed.
     """
-    config = AutoConfig.from_pretrained(name)
+    config = AutoConfig.from_pretrained(name, **NOTHING_RUNS)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     quantised = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_quant_type="nf4")
-    model = auto.from_pretrained(name, dtype=torch.float32, quantization_config=quantised if bits else None).eval()
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    model = auto.from_pretrained(
+        name, dtype=torch.float32, quantization_config=quantised if bits else None, use_safetensors=True, **NOTHING_RUNS
+    ).eval()
+    tokenizer = AutoTokenizer.from_pretrained(name, **NOTHING_RUNS)
     limit = getattr(config, "max_position_embeddings", None)
     if limit:
         tokenizer.model_max_length = min(tokenizer.model_max_length, limit)
@@ -57,4 +61,7 @@ def recall_separator(adapter: str, given: str | None) -> str | None:
     path = Path(adapter, PROMPT_FILE)
     if given is not None or not path.is_file():
         return given
-    return json.loads(path.read_text(encoding="utf-8"))["separator"]
+    separator = read_json(check_inside(adapter, path)).get("separator")
+    if not isinstance(separator, str | None):
+        raise ValueError(f"{path} has separator={str(separator)[:100]}, which must be text; say --separator.")
+    return separator
