@@ -5,11 +5,13 @@ What is done here is done by all processes at the same time: each sends its part
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.integrations import is_fsdp_enabled
 
 
 def is_dtensor(tensor: Tensor) -> bool:
@@ -32,9 +34,9 @@ def full_parameter(parameter: Tensor) -> Tensor:
 
         return safe_get_full_fp32_param(held)
     if hasattr(held, "ds_id"):
-        from deepspeed.zero import GatheredParameters
+        import deepspeed
 
-        with GatheredParameters([held]):
+        with deepspeed.zero.GatheredParameters([held]):
             return held.detach().clone()
     return held.detach()
 
@@ -52,8 +54,35 @@ def _full(value: Tensor, parameter: Tensor | None) -> Tensor:
     return full_parameter(parameter) if emptied and parameter is not None else value
 
 
+def check_weights_are_here(model: nn.Module) -> None:
+    """Refuse a model that FSDP will fill later on: a prefix is begun by letting it read.
+
+    Raises:
+        ValueError: Accelerate's config lets the first rank alone load the weights.
+    """
+    if is_fsdp_enabled():
+        raise ValueError(
+            f"fsdp_cpu_ram_efficient_loading lets the first rank alone load this {type(model).__name__}, and a "
+            "prefix is begun by letting it read a few tokens, on every rank. Set it to false in Accelerate's config "
+            "(FSDP_CPU_RAM_EFFICIENT_LOADING=false)."
+        )
+
+
+@contextmanager
+def gathered(model: nn.Module) -> Iterator[None]:
+    """Inside, a model that was loaded in parts (``deepspeed.zero.Init``) has its weights, on every rank all of them."""
+    parts = [parameter for parameter in model.parameters() if hasattr(parameter, "ds_id") and not parameter.numel()]
+    if not parts:
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parts):
+        yield
+
+
 def full_prefix(model: nn.Module, adapter_name: str = "default") -> dict[str, Tensor]:
-    """A prefix (and whatever else trains) by parameter name, whole and in float32, on the CPU: a ``state_dict`` to save.
+    """A ``state_dict`` to save: a prefix, and whatever else trains, whole and in float32, on the CPU.
 
     ``model.save_pretrained(directory)`` on all ranks is enough, but for DeepSpeed in 16 bits: there the model has
     rounded copies, and ``save_pretrained(directory, state_dict=full_prefix(model))`` writes the numbers behind them.
