@@ -24,6 +24,11 @@ def is_sharded(tensor: Tensor) -> bool:
     return is_dtensor(tensor) or hasattr(tensor, "ds_id")
 
 
+def full_shape(tensor: Tensor) -> torch.Size:
+    """Of all of it, without asking the other processes."""
+    return getattr(tensor, "ds_shape", tensor.shape)
+
+
 def full_parameter(parameter: Tensor) -> Tensor:
     """All of a parameter as the optimizer holds it, which is in float32 also where the model has it in 16 bits."""
     held: Any = parameter
@@ -39,6 +44,33 @@ def full_parameter(parameter: Tensor) -> Tensor:
         with deepspeed.zero.GatheredParameters([held]):
             return held.detach().clone()
     return held.detach()
+
+
+@torch.no_grad()
+def set_parameter(parameter: Tensor, value: Tensor) -> None:
+    """Let a parameter be ``value``, which every rank has whole."""
+    held: Any = parameter
+    if hasattr(held, "ds_id"):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([held], modifier_rank=0):
+            held.copy_(value)
+    else:
+        held.copy_(own_part(value, held))
+    if hasattr(held, "_z3_optimizer") or hasattr(held, "_hp_mapping"):
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        safe_set_full_fp32_param(held, value.to(held.device, torch.float32))
+
+
+def own_part(whole: Tensor, held: Any) -> Tensor:
+    """What of a ``whole`` tensor this process holds where it holds ``held``; on the device of that."""
+    whole = whole.to(held.device)
+    if not is_dtensor(held):
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    return distribute_tensor(whole, held.device_mesh, held.placements, src_data_rank=None)
 
 
 def full_tensors(module: nn.Module, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

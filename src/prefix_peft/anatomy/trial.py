@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..gathering import gathered
+from ..gathering import full_shape, gathered
 
 ENCODER_TOKENS, DECODER_TOKENS = 3, 2  # different, so that the shapes of a call tell what attends to what
 
@@ -51,8 +51,7 @@ def token_table(model: PreTrainedModel) -> Tensor:
 
 def vocabulary(model: PreTrainedModel) -> int:
     """How many tokens there are, also where this process has none of their table."""
-    table = token_table(model)
-    return getattr(table, "ds_shape", table.shape)[0]
+    return full_shape(token_table(model))[0]
 
 
 @contextmanager

@@ -114,8 +114,8 @@ class Run:
         if self.progress.step == 0:
             self._log_validation()
         started, shown = time.monotonic() - self.progress.seconds, self._bar()
-        for pairs in self._pairs_of_steps():
-            self._step(pairs, shown, started)
+        for numbers in self._pairs_of_steps():
+            self._step([self.pairs[number] for number in numbers], shown, started)
             if self.progress.step % (self.arguments.eval_steps or self.steps_an_epoch) == 0:
                 self._log_validation()
             if self.arguments.save_steps and self.progress.step % self.arguments.save_steps == 0:
@@ -130,13 +130,13 @@ class Run:
             total=self.steps, initial=self.progress.step, desc="training the prefix", unit="step", file=sys.stdout
         )
 
-    def _pairs_of_steps(self) -> Iterator[list[dict[str, list[int]]]]:
-        """The pairs of each optimizer step still to come, in an order that depends on seed and epoch alone."""
+    def _pairs_of_steps(self) -> Iterator[list[int]]:
+        """The pairs of each optimizer step still to come, by number, in an order that depends on seed and epoch alone."""
         while self.progress.step < self.steps:
             epoch, done = divmod(self.progress.step, self.steps_an_epoch)
             order = self._order(torch.Generator().manual_seed(self.arguments.seed + epoch))
             for start in range(done * self.pairs_a_step, len(order), self.pairs_a_step):
-                yield [self.pairs[pair] for pair in order[start : start + self.pairs_a_step]]
+                yield order[start : start + self.pairs_a_step]
                 if self.progress.step == self.steps:
                     return
 
@@ -157,21 +157,11 @@ class Run:
         return [pair for i in shuffled for pair in whole[i]] + rest
 
     def _step(self, pairs: list[dict[str, list[int]]], shown: tqdm, started: float) -> None:
-        """One optimizer step: the mean loss over all target tokens of its pairs, which the ranks share."""
-        accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
-        tokens = sum(map(self._count, pairs))
+        """One optimizer step."""
         rate = float(self.schedule.get_last_lr()[0])
-        batches = list(shared_batches(pairs, self.arguments.per_device_train_batch_size, self.collate))
-        for batch in batches:
-            with synchronized(accelerator, self.model, batch is batches[-1]):
-                with accelerator.autocast():
-                    loss, _ = self.loss_of(self.model, batch, self.seq2seq)
-                accelerator.backward(loss * (accelerator.num_processes / tokens))
-            total += loss.detach()
-        mean = summed(float(total))[0] / tokens
+        mean = self._gradients(pairs)
         if not math.isfinite(mean):
             raise FloatingPointError(f"the loss is {mean} at step {self.progress.step + 1}; lower --learning-rate.")
-        accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm)
         self.optimizer.step()
         self.schedule.step()
         self.optimizer.zero_grad()
@@ -184,6 +174,20 @@ class Run:
         shown.update()
         if self.progress.step % self.arguments.logging_steps == 0 or self.progress.step == self.steps:
             self.progress.log.append({"step": self.progress.step, "loss": mean, "learning_rate": rate})
+
+    def _gradients(self, pairs: list[dict[str, list[int]]]) -> float:
+        """Of the mean loss over all target tokens of a step, whose pairs the ranks share; returns it."""
+        accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
+        tokens = sum(map(self._count, pairs))
+        batches = list(shared_batches(pairs, self.arguments.per_device_train_batch_size, self.collate))
+        for batch in batches:
+            with synchronized(accelerator, self.model, batch is batches[-1]):
+                with accelerator.autocast():
+                    loss, _ = self.loss_of(self.model, batch, self.seq2seq)
+                accelerator.backward(loss * (accelerator.num_processes / tokens))
+            total += loss.detach()
+        accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm)
+        return summed(float(total))[0] / tokens
 
     def _count(self, pair: dict[str, list[int]]) -> int:
         labels = pair["labels"] if self.seq2seq else pair["labels"][1:]
@@ -204,8 +208,7 @@ class Run:
 
     def _save(self) -> None:
         self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
-            save_checkpoint(self.plain, self.optimizer, self.progress, self.arguments)
+        save_checkpoint(self.plain, self.optimizer, self.progress, self.arguments)
 
 
 def _load_data(
