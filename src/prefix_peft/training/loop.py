@@ -131,7 +131,7 @@ class Run:
         )
 
     def _pairs_of_steps(self) -> Iterator[list[int]]:
-        """The pairs of each optimizer step still to come, by number, in an order that depends on seed and epoch alone."""
+        """The pairs of each optimizer step still to come, by number; their order depends on seed and epoch alone."""
         while self.progress.step < self.steps:
             epoch, done = divmod(self.progress.step, self.steps_an_epoch)
             order = self._order(torch.Generator().manual_seed(self.arguments.seed + epoch))
