@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
@@ -42,6 +43,8 @@ def train_command(arguments: TrainArguments) -> None:
     from .training.report import plot_learning_curve
 
     trained = train(arguments)
+    if not _is_first():
+        return
     curve = plot_learning_curve(trained.progress.log, Path(arguments.output_dir, "learning_curve.png"))
     print(f"\nThe prefix, its model card and log are in {arguments.output_dir}{_with(curve)}.")
     print(f'Try it: prefix-peft generate --model {arguments.model} --adapter {arguments.output_dir} --prompt "..."')
@@ -53,6 +56,8 @@ def distill_command(arguments: DistillArguments) -> None:
     from .training.report import plot_learning_curve, scores_table
 
     distilled = distill(arguments)
+    if not _is_first():
+        return
     curve = plot_learning_curve(distilled.progress.log, Path(arguments.output_dir, "learning_curve.png"))
     print("\n" + scores_table(distilled.scores, digits=3))
     print(f"\nThe prefix, its model card and log are in {arguments.output_dir}{_with(curve)}.")
@@ -65,6 +70,8 @@ def evaluate_command(arguments: EvaluateArguments) -> None:
     from .training.scoring import evaluate
 
     result = evaluate(arguments)
+    if not _is_first():
+        return
     print(scores_table(result.scores))
     if arguments.output_file:
         write_text(Path(arguments.output_file), json.dumps(result.as_dict(), indent=1, ensure_ascii=False))
@@ -83,7 +90,8 @@ def generate_command(arguments: GenerateArguments) -> None:
         num_beams=arguments.num_beams, max_new_tokens=arguments.max_new_tokens,
         batch_size=arguments.per_device_eval_batch_size,
     )  # fmt: skip
-    print("\n".join(text.replace("\n", " ") for text in texts))
+    if _is_first():
+        print("\n".join(text.replace("\n", " ") for text in texts))
 
 
 def inspect_command(arguments: InspectArguments) -> None:
@@ -139,9 +147,17 @@ def main(argv: list[str] | None = None) -> int:
         (arguments,) = parser.parse_args_into_dataclasses(argv[1:])
         run(arguments)
     except (ValueError, OSError, FloatingPointError, NotImplementedError, ImportError) as error:
-        print(f"prefix-peft {argv[0]}: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")  # bad data is bad on every rank, but a disk may be full on one
+        print(f"prefix-peft {argv[0]}{'' if rank == '0' else f', rank {rank}'}: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _is_first() -> bool:
+    """Whether this process is the one that prints and writes."""
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
 
 
 def _with(file: Path | None) -> str:

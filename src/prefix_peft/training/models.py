@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from ..whole import write_text
+from .launch import find_ranks
 
 PROMPT_FILE = "prompt.json"  # how the sources of a prefix were written, beside its weights
 
@@ -34,9 +35,10 @@ def load_base(name: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
 
 
 def load_prefix(name: str, adapter: str) -> tuple[PeftModel, PreTrainedTokenizerBase]:
-    """A base model with a trained prefix, and the tokenizer."""
+    """A base model with a trained prefix, on this rank's device, and the tokenizer."""
+    device = find_ranks().device
     model, tokenizer = load_base(name)
-    return PeftModel.from_pretrained(model, adapter), tokenizer
+    return PeftModel.from_pretrained(model.to(device), adapter), tokenizer  # pyright: ignore[reportArgumentType]
 
 
 def remember_prompt(directory: Path, separator: str | None) -> None:

@@ -24,7 +24,9 @@ def moments(optimizer: Any, parameter: Tensor) -> dict[str, Tensor]:
     from deepspeed.utils import safe_get_full_optimizer_state
 
     step = next(iter(zero.optimizer.state.values()))["step"]
-    return {"step": torch.as_tensor(step)} | {key: safe_get_full_optimizer_state(parameter, key) for key in ADAM}
+    return {"step": torch.as_tensor(step).clone()} | {
+        key: safe_get_full_optimizer_state(parameter, key) for key in ADAM
+    }
 
 
 def set_moments(optimizer: Any, parameter: Tensor, found: Mapping[str, Tensor]) -> None:
