@@ -24,6 +24,11 @@ def is_sharded(tensor: Tensor) -> bool:
     return is_dtensor(tensor) or hasattr(tensor, "ds_id")
 
 
+def is_held_in_parts(model: nn.Module) -> bool:
+    """Whether each process has only its part of the prefixes of ``model``."""
+    return any(is_sharded(p) for name, p in model.named_parameters() if ".prefix_kv_encoder." in name)
+
+
 def full_shape(tensor: Tensor) -> torch.Size:
     """Of all of it, without asking the other processes."""
     return getattr(tensor, "ds_shape", tensor.shape)

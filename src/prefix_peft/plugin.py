@@ -1,7 +1,7 @@
 """The only file that touches PEFT's own tables.
 
 PEFT 0.21 has no entry point for methods that live outside it, so this one is written into its tables under a type of
-its own. Two of PEFT's functions are wrapped as well, each for what is said there; other methods notice nothing.
+its own. Three of PEFT's functions are wrapped as well, each for what is said there; other methods notice nothing.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportPrivateImportUsage=false
@@ -13,11 +13,13 @@ from functools import wraps
 from typing import Any
 
 import peft.peft_model
+import torch
 from peft.config import PeftConfigMixin
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
 from .checkpoint import read_shapes
 from .config import PREFIX_KV
+from .gathering import is_held_in_parts
 
 
 def register(config_class: type, tuner_class: type) -> None:
@@ -27,6 +29,7 @@ def register(config_class: type, tuner_class: type) -> None:
     PEFT_TYPE_TO_PREFIX_MAPPING[PREFIX_KV] = tuner_class.prefix
     _read_the_weights_header_with_the_config(config_class)
     _accept_lists(tuner_class)
+    _write_once(tuner_class)
 
 
 def _read_the_weights_header_with_the_config(config_class: type) -> None:
@@ -70,3 +73,19 @@ def _accept_lists(tuner_class: type) -> None:
 
     set_adapter.prefix_peft = True
     peft.peft_model.PeftModel.set_adapter = set_adapter
+
+
+def _write_once(tuner_class: type) -> None:
+    """Let ``save_pretrained`` be called on all ranks that hold parts of a prefix: they gather it, the first writes."""
+    original = peft.peft_model.PeftModel.save_pretrained
+    if hasattr(original, "prefix_peft"):
+        return
+
+    @wraps(original)
+    def save_pretrained(self: Any, save_directory: str, *args: Any, **kwargs: Any) -> None:
+        if isinstance(self.base_model, tuner_class) and is_held_in_parts(self):
+            kwargs.setdefault("is_main_process", torch.distributed.get_rank() == 0)
+        original(self, save_directory, *args, **kwargs)
+
+    save_pretrained.prefix_peft = True
+    peft.peft_model.PeftModel.save_pretrained = save_pretrained
