@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import warnings
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
@@ -37,6 +38,8 @@ def train_command(arguments: TrainArguments) -> None:
     from .training.report import plot_learning_curve
 
     trained = train(arguments)
+    if not _is_first():
+        return
     curve = plot_learning_curve(trained.progress.log, Path(arguments.output_dir, "learning_curve.png"))
     _say_where(arguments, curve)
 
@@ -47,6 +50,8 @@ def distill_command(arguments: DistillArguments) -> None:
     from .training.report import plot_learning_curve, scores_table
 
     distilled = distill(arguments)
+    if not _is_first():
+        return
     curve = plot_learning_curve(distilled.progress.log, Path(arguments.output_dir, "learning_curve.png"))
     print("\n" + scores_table(distilled.scores, digits=3))
     _say_where(arguments, curve)
@@ -58,6 +63,8 @@ def evaluate_command(arguments: EvaluateArguments) -> None:
     from .training.scoring import evaluate
 
     result = evaluate(arguments)
+    if not _is_first():
+        return
     print(scores_table(result.scores))
     if arguments.output_file:
         write_text(Path(arguments.output_file), json.dumps(result.as_dict(), indent=1, ensure_ascii=False))
@@ -76,7 +83,8 @@ def generate_command(arguments: GenerateArguments) -> None:
         num_beams=arguments.num_beams, max_new_tokens=arguments.max_new_tokens,
         batch_size=arguments.per_device_eval_batch_size,
     )  # fmt: skip
-    print("\n".join(text.replace("\n", " ") for text in texts))
+    if _is_first():
+        print("\n".join(text.replace("\n", " ") for text in texts))
 
 
 def inspect_command(arguments: InspectArguments) -> None:
@@ -137,12 +145,20 @@ def main(argv: list[str] | None = None) -> int:
         (arguments,) = parser.parse_args_into_dataclasses(argv[1:])
         run(arguments)
     except (ValueError, OSError, FloatingPointError, NotImplementedError, ImportError) as error:
-        print(f"prefix-peft {argv[0]}: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")  # bad data is bad on every rank, but a disk may be full on one
+        print(f"prefix-peft {argv[0]}{'' if rank == '0' else f', rank {rank}'}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(f"prefix-peft {argv[0]}: {stop or 'stopped.'}", file=sys.stderr)
         return getattr(stop, "status", 130)
     return 0
+
+
+def _is_first() -> bool:
+    """Whether this process is the one that prints and writes."""
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
 
 
 def _say_where(arguments: TrainArguments | DistillArguments, curve: Path | None) -> None:

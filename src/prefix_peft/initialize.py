@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from . import positions
-from .anatomy.trial import token_table
+from .anatomy.trial import vocabulary
 from .anatomy.watching import anatomy_of
 from .bars import bar
 from .config import PrefixConfig
@@ -146,7 +146,7 @@ def _ordinary_tokens(model: PreTrainedModel) -> Tensor:
         value for key, value in model.config.to_dict().items() if key.endswith(("token_id", "token_index", "token_ids"))
         for value in (value if isinstance(value, list) else [value])
     }  # fmt: skip
-    ordinary = [token for token in range(token_table(model).shape[0]) if token not in special]
+    ordinary = [token for token in range(vocabulary(model)) if token not in special]
     return torch.tensor(ordinary)[torch.randint(len(ordinary), (RANDOM_TOKENS,))]
 
 

@@ -23,6 +23,7 @@ from .checkpoint import check_fits, check_tensors, encoders_of, folded
 from .concatenate import check_request, concatenate, joint_config
 from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder, Trunk
+from .gathering import check_weights_are_here
 from .hook import CHILD, Call, calling, install
 from .initialize import start, starting_tokens
 from .layer import BASE, PrefixLayer, check_names, prefix_layers
@@ -41,6 +42,7 @@ class PrefixModel(BaseTuner):
         """Attach one more prefix. What is refused is refused before the model changes; what fails leaves no trace."""
         try:
             _check_name(adapter_name)
+            check_weights_are_here(model)
             super().inject_adapter(model, adapter_name, *args, **kwargs)
             start(model, adapter_name, self._tokens)
             for layer in prefix_layers(model):

@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Any
 
 import peft.peft_model
+import torch
 from peft.config import PeftConfigMixin
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from transformers.integrations.peft import PeftAdapterMixin
 
 from .checkpoint import check_loads
 from .config import PREFIX_KV, Shapes
+from .gathering import full_prefix, is_held_in_parts
 from .resuming import is_checkpoint, is_more_than_its_release, loading_from, save_trained
 from .untrusted import has_pickle, pickle_message, read_json, read_shapes
 
@@ -41,7 +43,7 @@ def register(config_class: type, tuner_class: type) -> None:
     _look_at_the_weights_with_the_config(config_class)
     _look_at_the_weights_before_they_are_loaded(config_class)
     _accept_lists(tuner_class)
-    _write_checkpoints_whole(tuner_class)
+    _write_once_and_whole(tuner_class)
 
 
 def _refuse_what_is_no_config() -> None:
@@ -170,25 +172,33 @@ def _accept_lists(tuner_class: type) -> None:
     peft.peft_model.PeftModel.set_adapter = set_adapter
 
 
-def _write_checkpoints_whole(tuner_class: type) -> None:
-    """Let ``PeftModel.save_pretrained`` put beside a release what a trainer's checkpoint needs besides."""
+def _write_once_and_whole(tuner_class: type) -> None:
+    """Let ``save_pretrained`` be called on all ranks that hold parts of a prefix: they gather it, the first writes.
+
+    Beside the release it also puts what a trainer's checkpoint needs besides.
+    """
     original = peft.peft_model.PeftModel.save_pretrained
     if hasattr(original, "prefix_peft"):
         return
 
     @wraps(original)
     def save_pretrained(self: Any, save_directory: str, *args: Any, **kwargs: Any) -> None:
+        if not isinstance(self.base_model, tuner_class):
+            return original(self, save_directory, *args, **kwargs)
+        in_parts = is_held_in_parts(self)
+        if in_parts:
+            kwargs.setdefault("is_main_process", torch.distributed.get_rank() == 0)
         original(self, save_directory, *args, **kwargs)
         given = signature(original).bind(self, save_directory, *args, **kwargs)
         given.apply_defaults()
         asked = given.arguments
-        if not isinstance(self.base_model, tuner_class) or not is_checkpoint(save_directory):
-            return
-        if asked["is_main_process"] and asked["safe_serialization"]:
-            state_dict = asked["kwargs"].get("state_dict") or self.state_dict()
-            names = asked["selected_adapters"] or list(self.peft_config)
-            for name in filter(lambda name: is_more_than_its_release(self.peft_config[name]), names):
-                save_trained(self, name, state_dict, Path(save_directory, "" if name == "default" else name))
+        if not is_checkpoint(save_directory) or not asked["safe_serialization"]:
+            return None
+        names = asked["selected_adapters"] or list(self.peft_config)
+        for name in filter(lambda name: is_more_than_its_release(self.peft_config[name]), names):
+            held = full_prefix(self, name) if in_parts else asked["kwargs"].get("state_dict") or self.state_dict()
+            if asked["is_main_process"]:
+                save_trained(self, name, held, Path(save_directory, "" if name == "default" else name))
 
     save_pretrained.prefix_peft = True
     peft.peft_model.PeftModel.save_pretrained = save_pretrained

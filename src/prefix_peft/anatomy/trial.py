@@ -13,6 +13,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from ..gathering import full_shape, gathered
+
 ENCODER_TOKENS, DECODER_TOKENS = 3, 2  # different, so that the shapes of a call tell what attends to what
 
 
@@ -29,7 +31,7 @@ def body(model: PreTrainedModel) -> nn.Module:
 def equal_tokens(model: PreTrainedModel, source_shape: tuple[int, ...] | None = None) -> dict[str, Any]:
     """Inputs: a few equal tokens, and silence or black of ``source_shape`` where the encoder reads that."""
     device = token_table(model).device
-    token = min(7, len(token_table(model)) - 1)
+    token = min(7, vocabulary(model) - 1)
     source = ENCODER_TOKENS if is_encoder_decoder(model) else DECODER_TOKENS
     inputs: dict[str, Any] = {"input_ids": torch.full((1, source), token, device=device)}
     if source_shape is not None:
@@ -42,9 +44,14 @@ def equal_tokens(model: PreTrainedModel, source_shape: tuple[int, ...] | None = 
 
 
 def token_table(model: PreTrainedModel) -> Tensor:
-    """The input embeddings: how many tokens there are, and on which device they are read."""
+    """The input embeddings, which are where tokens are read."""
     table = model.get_input_embeddings()
     return cast("nn.Embedding", table[0] if isinstance(table, nn.ModuleList) else table).weight  # one a codebook
+
+
+def vocabulary(model: PreTrainedModel) -> int:
+    """How many tokens there are, also where this process has none of their table."""
+    return full_shape(token_table(model))[0]
 
 
 @contextmanager
@@ -53,7 +60,7 @@ def undisturbed(model: PreTrainedModel) -> Iterator[None]:
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), torch.random.fork_rng(devices=[]), gathered(model):
             yield
     finally:
         for module in training:

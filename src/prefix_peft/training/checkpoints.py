@@ -1,12 +1,14 @@
 """Training checkpoints: the release, and beside it what a run needs to go on as if it had never stopped.
 
 ``training_state.safetensors`` holds the trained parameters as they are (the MLP too), the optimizer's moments and the
-random states; ``training_state.json`` the counters, the arguments and the log. Neither is a pickle.
+random states of all ranks; ``training_state.json`` the counters, the arguments and the log. Neither is a pickle. Both
+are the same however a run was sharded: it goes on under DDP, FSDP2 or ZeRO, and on another number of ranks.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,13 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..gathering import blueprint, full_parameter, full_prefix, set_parameter
 from ..whole import remove, whole_directory
 from .arguments import RunArguments
+from .moments import moments, set_moments
+from .random_states import random_states, set_random_states
 from .states import check_tensors, read_state, read_tensors
 
 STATE = "training_state"
@@ -36,6 +42,7 @@ FREE = {
     "eval_steps",
     "per_device_eval_batch_size",
 }
+BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps")  # their product with the ranks may not
 
 
 @dataclass
@@ -64,15 +71,21 @@ def save_checkpoint(
 ) -> Path:
     """Write ``checkpoint-STEP`` whole or not at all, then remove those before the last ``save_total_limit``.
 
+    All ranks call it, for each may hold a part of what is saved; the first writes.
+
     Raises:
         OSError: it cannot be written; says where and why, and which checkpoint was the last good one.
     """
     output = Path(arguments.output_dir)
     target = output / f"checkpoint-{progress.step}"
+    prefix, tensors, ranks = full_prefix(model), _tensors(model, optimizer), PartialState().num_processes
+    state = {"arguments": asdict(arguments), "ranks": ranks, "scaler": _scaler_state(optimizer), **progress.to_keep()}
+    if not PartialState().is_main_process:
+        progress.checkpoint = target
+        return target
     with writing(target, progress), whole_directory(target) as draft:
-        model.save_pretrained(str(draft), selected_adapters=["default"])
-        save_file(_tensors(model, optimizer), draft / f"{STATE}.safetensors")
-        state = {"arguments": asdict(arguments), "scaler": _scaler_state(optimizer), **progress.to_keep()}
+        model.save_pretrained(str(draft), selected_adapters=["default"], state_dict=prefix)
+        save_file(tensors, draft / f"{STATE}.safetensors")
         (draft / f"{STATE}.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     progress.checkpoint = target
     if arguments.save_total_limit:
@@ -115,10 +128,12 @@ def load_checkpoint(
         FileNotFoundError: the directory holds no training state.
     """
     state = read_state(directory / f"{STATE}.json")
-    _check_arguments(directory, state.pop("arguments"), arguments)
+    saved, ranks = state.pop("arguments"), state.pop("ranks")
+    _check_arguments(directory, saved, arguments)
+    _check_batches(directory, saved, ranks, arguments)
     file = directory / f"{STATE}.safetensors"
     tensors = read_tensors(file)
-    check_tensors(file, tensors, _trained(model), _frozen(model))
+    check_tensors(file, tensors, {name: blueprint(p) for name, p in _trained(model).items()}, _frozen(model))
     _restore(tensors, model, optimizer)
     if scaler := state.pop("scaler", None):
         optimizer.scaler.load_state_dict(scaler)  # pyright: ignore[reportAttributeAccessIssue]
@@ -150,37 +165,49 @@ def _scaler_state(optimizer: torch.optim.Optimizer) -> dict[str, float] | None:
 
 
 def _tensors(model: PeftModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    tensors = {"random.cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        tensors |= {f"random.cuda.{i}": state for i, state in enumerate(torch.cuda.get_rng_state_all())}
+    tensors = {f"random.{name}": state for name, state in random_states().items()}
     tensors |= {f"frozen.{name}": buffer for name, buffer in _frozen(model).items()}
     for name, parameter in _trained(model).items():
-        tensors[f"parameter.{name}"] = parameter.detach()
-        for key, value in optimizer.state[parameter].items():
-            tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
+        tensors[f"parameter.{name}"] = full_parameter(parameter)
+        tensors |= {f"optimizer.{key}.{name}": value for key, value in moments(optimizer, parameter).items()}
     return {key: tensor.contiguous() for key, tensor in tensors.items()}
 
 
 def _check_arguments(directory: Path, saved: dict[str, Any], arguments: RunArguments) -> None:
     now = asdict(arguments)
-    changed = [key for key in now if key not in FREE and saved.get(key) != now[key]]
+    changed = [key for key in now if key not in {*FREE, *BATCH} and saved.get(key) != now[key]]
     if changed:
         listed = "; ".join(f"{key} was {saved.get(key)!r}, is now {now[key]!r}" for key in changed)
         raise ValueError(f"{directory} belongs to a run with other arguments: {listed}. Use the same, or start anew.")
 
 
+def _check_batches(directory: Path, saved: dict[str, Any], ranks: int, arguments: RunArguments) -> None:
+    """The pairs of a step may be cut into other batches, and shared by other ranks, where nothing else is random."""
+    then = [saved.get(key) for key in BATCH] + [ranks]
+    now = [asdict(arguments)[key] for key in BATCH] + [PartialState().num_processes]
+    if then == now:
+        return
+    if not all(isinstance(number, int) and number > 0 for number in then):
+        raise ValueError(f"{directory} belongs to no run: {[*BATCH, 'ranks']} are {then}.")
+    words = "{} pairs a batch x {} batches x {} ranks"
+    if math.prod(then) != math.prod(now):
+        raise ValueError(
+            f"{directory} belongs to a run whose steps have {math.prod(then)} pairs ({words.format(*then)}), now it "
+            f"would be {math.prod(now)} ({words.format(*now)}). Choose batches of the same product."
+        )
+    if getattr(arguments, "prefix_dropout", 0.0):
+        raise ValueError(
+            f"{directory} belongs to a run of {words.format(*then)}, now {words.format(*now)}; with --prefix-dropout "
+            "each rank draws random numbers of its own, which would not go on. Use the same, or start anew."
+        )
+
+
 def _restore(tensors: dict[str, Tensor], model: PeftModel, optimizer: torch.optim.Optimizer) -> None:
     for name, parameter in _trained(model).items():
-        with torch.no_grad():
-            parameter.copy_(tensors[f"parameter.{name}"])
-        suffix = f".{name}"
-        keys = [key for key in tensors if key.startswith("optimizer.") and key.endswith(suffix)]
-        for key in keys:
-            kind = key.removeprefix("optimizer.").removesuffix(suffix)
-            value = tensors[key]
-            optimizer.state[parameter][kind] = value if kind == "step" else value.to(parameter.device)
+        set_parameter(parameter, tensors[f"parameter.{name}"])
+        keys = [key for key in tensors if key.startswith("optimizer.") and key.endswith(f".{name}")]
+        kinds = {key.removeprefix("optimizer.").removesuffix(f".{name}"): tensors[key] for key in keys}
+        set_moments(optimizer, parameter, kinds)
     for name, buffer in _frozen(model).items():
         buffer.copy_(tensors[f"frozen.{name}"])
-    torch.set_rng_state(tensors["random.cpu"])
-    cuda = [tensors[f"random.cuda.{i}"] for i in range(torch.cuda.device_count()) if f"random.cuda.{i}" in tensors]
-    torch.cuda.set_rng_state_all(cuda)
+    set_random_states({key.removeprefix("random."): tensors[key] for key in tensors if key.startswith("random.")})

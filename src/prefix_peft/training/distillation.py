@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,8 +29,10 @@ from .checkpoints import checkpoint_to_resume
 from .lines import read_text
 from .loop import Run
 from .models import load_base
+from .ranks import begin
 from .results import Trained, write_results
 from .samples import SAMPLES_FILE, Sample, continued, encoded, prompts_for, read_samples, write_samples
+from .sharing import summed
 
 METHOD = "context distillation (arXiv:2209.15189) over texts of the model's own (arXiv:2506.06266)"
 STUDENT, TEACHER, TRUNCATED = "default", "document", "truncated"  # adapters
@@ -54,8 +55,7 @@ def distill(arguments: DistillArguments) -> Distilled:
         OSError: something cannot be written.
         Interrupted: SIGTERM or Ctrl-C, after a checkpoint.
     """
-    accelerator = Accelerator(mixed_precision=arguments.mixed_precision)
-    set_seed(arguments.seed)
+    accelerator = begin(arguments)
     base, tokenizer = load_base(arguments.model, arguments.bits)
     document = read_document(arguments, base, tokenizer)
     prompts = prompts_for(arguments, tokenizer, document)
@@ -134,7 +134,7 @@ def _samples(
     model.set_adapter(TEACHER)
     samples = continued(
         model, tokenizer, prompts, max_new_tokens=arguments.max_new_tokens, temperature=arguments.temperature,
-        batch_size=arguments.per_device_eval_batch_size,
+        batch_size=arguments.per_device_eval_batch_size, seed=arguments.seed,
     )  # fmt: skip
     model.set_adapter(STUDENT)
     if accelerator.is_main_process:
@@ -173,4 +173,8 @@ def compare(model: PeftModel, batches: Iterable[dict[str, Tensor]]) -> dict[str,
             loss = F.nll_loss(ours, targets, reduction="sum")
             sums[system] += torch.stack([far, loss]).cpu()
         tokens += len(targets)
-    return {system: dict(zip(("KL", "loss"), (both / tokens).tolist(), strict=True)) for system, both in sums.items()}
+    (all_tokens,) = summed(tokens)
+    return {
+        system: dict(zip(("KL", "loss"), (part / all_tokens for part in summed(*both.tolist())), strict=True))
+        for system, both in sums.items()
+    }

@@ -17,10 +17,10 @@ def find_ranks() -> PartialState:
     """This process's place among those of the launch: one of several under torchrun, else the only one.
 
     Raises:
-        ValueError: the launch did not get what it asked for.
+        ValueError: several were asked for, and this process is alone.
     """
     state = PartialState(cpu=_without_accelerator())
-    check_launch(state)
+    _check_processes(state)
     return state
 
 
@@ -45,7 +45,7 @@ def _without_accelerator() -> bool:
     return not torch.accelerator.is_available()
 
 
-def check_launch(state: PartialState | AcceleratorState) -> None:
+def check_launch(state: AcceleratorState) -> None:
     """Refuse to go on as another run than the one that was asked for.
 
     Raises:

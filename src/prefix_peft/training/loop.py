@@ -246,8 +246,7 @@ class Run:
         """Write a checkpoint where this step has one, or where a signal (its number, or 0) asks to stop."""
         if interrupted or (self.arguments.save_steps and self.progress.step % self.arguments.save_steps == 0):
             self.accelerator.wait_for_everyone()
-            if self.accelerator.is_main_process:
-                save_checkpoint(self.plain, self.optimizer, self.progress, self.arguments)
+            save_checkpoint(self.plain, self.optimizer, self.progress, self.arguments)
         if interrupted:
             self.accelerator.wait_for_everyone()
             checkpoint = Path(self.arguments.output_dir, f"checkpoint-{self.progress.step}")

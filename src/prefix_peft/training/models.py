@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from peft import PeftModel
 from transformers import (
     AutoConfig,
@@ -19,6 +20,7 @@ from transformers import (
 
 from ..untrusted import check_inside, read_json
 from ..whole import write_text
+from .launch import find_ranks
 
 PROMPT_FILE = "prompt.json"  # how the sources of a prefix were written, beside its weights
 NOTHING_RUNS = {"trust_remote_code": False}  # of what a repository brings along
@@ -35,9 +37,8 @@ def load_base(name: str, bits: int | None = None) -> tuple[PreTrainedModel, PreT
     config = AutoConfig.from_pretrained(name, **NOTHING_RUNS)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     quantised = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_quant_type="nf4")
-    model = auto.from_pretrained(
-        name, dtype=torch.float32, quantization_config=quantised if bits else None, use_safetensors=True, **NOTHING_RUNS
-    ).eval()
+    placed = {"quantization_config": quantised, "device_map": {"": PartialState().device}} if bits else {}
+    model = auto.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **placed, **NOTHING_RUNS).eval()
     tokenizer = AutoTokenizer.from_pretrained(name, **NOTHING_RUNS)
     limit = getattr(config, "max_position_embeddings", None)
     if limit:
@@ -46,8 +47,11 @@ def load_base(name: str, bits: int | None = None) -> tuple[PreTrainedModel, PreT
 
 
 def load_prefix(name: str, adapter: str, bits: int | None = None) -> tuple[PeftModel, PreTrainedTokenizerBase]:
-    """A base model with a trained prefix, and the tokenizer."""
+    """A base model with a trained prefix, on this rank's device, and the tokenizer."""
+    device = find_ranks().device
     model, tokenizer = load_base(name, bits)
+    if bits is None:
+        model.to(device)  # pyright: ignore[reportArgumentType]
     return PeftModel.from_pretrained(model, adapter), tokenizer
 
 

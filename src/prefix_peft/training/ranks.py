@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -26,11 +27,8 @@ def begin(arguments: RunArguments) -> Accelerator:
     arguments.mixed_precision = accelerator.mixed_precision
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         _tell_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, arguments)
-    if accelerator.distributed_type == DistributedType.FSDP and not accelerator.is_fsdp2:
-        raise ValueError(
-            "FSDP1 puts frozen and trained parameters into one flat tensor. Launch with fsdp_version: 2 in "
-            "Accelerate's config (or FSDP_VERSION=2)."
-        )
+    if accelerator.distributed_type == DistributedType.FSDP:
+        _tell_fsdp(accelerator)
     set_seed(arguments.seed)
     return accelerator
 
@@ -41,6 +39,17 @@ def _tell_deepspeed(config: dict[str, Any], arguments: RunArguments) -> None:
     config["train_batch_size"] = "auto"
     config["gradient_accumulation_steps"] = 1
     config["gradient_clipping"] = arguments.max_grad_norm
+
+
+def _tell_fsdp(accelerator: Accelerator) -> None:
+    if not accelerator.is_fsdp2:
+        raise ValueError(
+            "FSDP1 puts frozen and trained parameters into one flat tensor. Launch with fsdp_version: 2 in "
+            "Accelerate's config (or FSDP_VERSION=2)."
+        )
+    # every rank loads the base model, for a prefix is begun by letting it read
+    accelerator.state.fsdp_plugin.cpu_ram_efficient_loading = False
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
 def prepare(accelerator: Accelerator, model: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:

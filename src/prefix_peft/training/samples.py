@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from peft import PeftModel
 from torch import Tensor
-from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ..bars import bar
 from ..whole import write_text
 from .arguments import DistillArguments
 from .batches import IGNORED, EncodedPairs, collate_prompts, encode_prompts, padding_id, special_ids
 from .lines import read_objects, read_texts, shown
+from .sharing import from_all, own_share
 
 SAMPLES_FILE = "samples.jsonl"
 
@@ -64,22 +65,27 @@ def continued(
     max_new_tokens: int,
     temperature: float,
     batch_size: int,
+    seed: int = 0,
 ) -> list[Sample]:
-    """What ``model`` writes behind each prompt, drawn from its distribution as it is."""
+    """What ``model`` writes behind each prompt, drawn from its distribution as it is.
+
+    Ranks share the batches, and each batch has random numbers of its own: the texts are the same on any number of them.
+    """
     pad, end = padding_id(tokenizer), tokenizer.eos_token_id
-    samples: list[Sample] = []
-    with tqdm(total=len(prompts), desc="writing behind the document", unit="text") as bar:
-        for start in range(0, len(prompts), batch_size):
-            rows = prompts[start : start + batch_size]
+    batches = [prompts[start : start + batch_size] for start in range(0, len(prompts), batch_size)]
+    own, samples = own_share(list(enumerate(batches))), []
+    with bar(total=sum(len(rows) for _, rows in own), desc="writing behind the document", unit="text") as shown:
+        for number, rows in own:
+            torch.manual_seed(seed + number)
             batch = {key: value.to(model.device) for key, value in collate_prompts(rows, pad, False).items()}
             ids = model.generate(
                 **batch, max_new_tokens=max_new_tokens, do_sample=True, temperature=temperature, top_k=0, top_p=1.0,
                 pad_token_id=pad, eos_token_id=end,
             )  # fmt: skip
             written = ids[:, batch["input_ids"].shape[1] :].tolist()
-            samples += [(row, _up_to(end, new)) for row, new in zip(rows, written, strict=True)]
-            bar.update(len(rows))
-    return samples
+            samples.append([(row, _up_to(end, new)) for row, new in zip(rows, written, strict=True)])
+            shown.update(len(rows))
+    return [sample for batch in from_all(samples) for sample in batch]
 
 
 def _up_to(end: Any, ids: list[int]) -> list[int]:

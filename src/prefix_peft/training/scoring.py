@@ -9,7 +9,6 @@ from functools import partial
 from typing import Any
 
 from peft import PeftModel
-from torch.utils.data import DataLoader
 from transformers import PreTrainedTokenizerBase
 
 from . import metrics
@@ -17,6 +16,7 @@ from .arguments import EvaluateArguments
 from .batches import collate, encode_pairs, padding_id
 from .evaluation import generate_texts, mean_loss
 from .models import load_prefix, recall_separator
+from .sharing import shared_batches
 from .tasks import Record, load_task, read_jsonl
 
 Scores = dict[str, float]
@@ -75,7 +75,7 @@ def score_records(
     batch_size: int = 16,
     **generation: Any,
 ) -> tuple[Scores, list[str]]:
-    """BLEU, chrF and the loss on first references, and the texts that were scored."""
+    """BLEU, chrF and the loss on first references, and the texts that were scored. Ranks share the work."""
     seq2seq = bool(model.config.is_encoder_decoder)
     texts = generate_texts(
         model, tokenizer, [record.source for record in records], separator=separator, batch_size=batch_size,
@@ -86,5 +86,5 @@ def score_records(
         separator=None if seq2seq else separator, max_source_length=max_source_length,
     )  # fmt: skip
     collated = partial(collate, pad_token_id=padding_id(tokenizer), is_encoder_decoder=seq2seq)
-    loss = mean_loss(model, DataLoader(pairs, batch_size, collate_fn=collated), seq2seq)
+    loss = mean_loss(model, shared_batches(pairs.examples, batch_size, collated), seq2seq)
     return metrics.score(texts, [record.references for record in records]) | {"loss": loss}, texts

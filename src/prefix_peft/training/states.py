@@ -32,7 +32,8 @@ def read_state(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path.parent} is no training checkpoint: it has no {path.name}.")
     state = read_json(check_inside(path.parent, path), LARGEST_STATE)
-    known = {"arguments": dict, "step": int, "seconds": (int, float), "log": list, "scaler": (dict, type(None))}
+    known = {"arguments": dict, "step": int, "seconds": (int, float), "log": list, "ranks": int}
+    known["scaler"] = (dict, type(None))
     needed = known.keys() - {"scaler"}
     if unknown := sorted((state.keys() - known.keys()) | (needed - state.keys())):
         raise ValueError(f"{path} must have the fields {sorted(needed)}; unknown or missing: {unknown}.")
@@ -99,10 +100,10 @@ def _faults(tensors: Shaped, parameters: Shaped, frozen: Shaped) -> Iterator[str
 
 
 def _random_faults(tensors: Shaped) -> Iterator[str]:
-    if "random.cpu" not in tensors:
-        yield "random.cpu is not there"
+    if "random.cpu.0" not in tensors:
+        yield "random.cpu.0 is not there"
     for key in sorted(key for key in tensors if key.startswith("random.")):
-        device = "cuda" if key.startswith("random.cuda.") else "cpu"
+        device = key.split(".")[1]
         if device == "cuda" and not torch.cuda.is_available():
             continue  # nothing will use it
         try:
