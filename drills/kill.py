@@ -7,14 +7,13 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 
 from safetensors.torch import load_file
 
 from . import killed_trainer, runs
-from .outcome import Outcome
+from .outcome import Counts, Outcome
 
 KILLS_A_RUN = 3
 HOW = f"""`prefix-peft train --resume-from-checkpoint` trains a tiny model (MLP, dropout on the prefix, accumulation,
@@ -29,27 +28,9 @@ SLOW = 0.01  # seconds that each wait for the disk takes longer
 SAVING = 0.15  # seconds within which a checkpoint is written then
 
 
-@dataclass
-class Kills:
-    """How many there were, and after how many of them every checkpoint was whole."""
-
-    tried: int = 0
-    held: int = 0
-    faults: list[str] = field(default_factory=list)
-
-    def count(self, fault: str) -> None:
-        """One more; ``fault`` is empty where it held."""
-        self.tried, self.held = self.tried + 1, self.held + (not fault)
-        self.faults += [fault] if fault else []
-
-    def outcome(self, what: str, held_if: str, peft: str = "-") -> Outcome:
-        """As a row."""
-        return Outcome(what, held_if, self.tried, self.held, peft, tuple(self.faults[:3]))
-
-
 def drill(quick: bool) -> Iterator[Outcome]:
-    """Kills outside and inside of saving, and the ends of the runs."""
-    draw, outside, inside, ends = random.Random(5), Kills(), Kills(), Kills()
+    """Counts outside and inside of saving, and the ends of the runs."""
+    draw, outside, inside, ends = random.Random(5), Counts(), Counts(), Counts()
     with runs.workplace() as folder:
         started = time.monotonic()
         _ends_well(runs.start(_command(folder, folder / "whole"), folder / "said"), folder / "said")
@@ -78,7 +59,7 @@ def _command(folder: Path, output: Path) -> list[str]:
     return runs.command(folder, output, resume_from_checkpoint="last", save_total_limit=3)
 
 
-def _kill_one(folder: Path, output: Path, sign: str, moment: float, outside: Kills, inside: Kills) -> None:
+def _kill_one(folder: Path, output: Path, sign: str, moment: float, outside: Counts, inside: Counts) -> None:
     process = runs.start(_command(folder, output), folder / "said", slow_disk if sign.startswith(".") else None)
     if sign:
         wait_for(lambda: any(output.glob(sign)), process)

@@ -21,7 +21,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from prefix_peft.__main__ import main
 
-WORDS, SPECIAL = 60, 3
+WORDS = 60
+SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
 # everything whose state a checkpoint has to hold
 HARD = {
     "num-virtual-tokens": 3, "prefix-projection": True, "encoder-hidden-size": 13, "prefix-dropout": 0.2,
@@ -53,15 +54,16 @@ def base_model() -> GPT2LMHeadModel:
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """Reads "w7 w8" as tokens 7 and 8."""
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(WORDS)}, unk_token="w3"))
+    vocabulary = SPECIAL + [f"w{i}" for i in range(len(SPECIAL), WORDS)]
+    words = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocabulary)}, unk_token="<unk>"))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    special = {"pad_token": "w0", "bos_token": "w1", "eos_token": "w2", "unk_token": "w3"}
-    return PreTrainedTokenizerFast(tokenizer_object=words, **special)
+    names = ["pad_token", "bos_token", "eos_token", "unk_token"]
+    return PreTrainedTokenizerFast(tokenizer_object=words, **dict(zip(names, SPECIAL, strict=True)))
 
 
 def _records(count: int) -> str:
     draw = random.Random(count)
-    texts = [[f"w{draw.randrange(SPECIAL, WORDS)}" for _ in range(draw.randint(2, 20))] for _ in range(count)]
+    texts = [[f"w{draw.randrange(len(SPECIAL), WORDS)}" for _ in range(draw.randint(2, 20))] for _ in range(count)]
     return "".join(json.dumps({"source": " ".join(text), "target": text[0]}) + "\n" for text in texts)
 
 
