@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from prefix_peft.training.report import markdown_table
@@ -20,6 +20,24 @@ class Outcome:
     held: int
     peft: str = "-"  # what PEFT's own prefix tuning does with the same; '-' where it has nothing to do with it
     faults: tuple[str, ...] = ()  # the first few that did not hold, each with all that is needed to see it again
+
+
+@dataclass
+class Counts:
+    """What becomes an outcome, counted try by try."""
+
+    tried: int = 0
+    held: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def count(self, fault: str) -> None:
+        """One more try; ``fault`` is empty where it held."""
+        self.tried, self.held = self.tried + 1, self.held + (not fault)
+        self.faults += [fault] if fault else []
+
+    def outcome(self, what: str, held_if: str, peft: str = "-") -> Outcome:
+        """As a row."""
+        return Outcome(what, held_if, self.tried, self.held, peft, tuple(self.faults[:3]))
 
 
 @dataclass(frozen=True)

@@ -209,32 +209,61 @@ def test_a_release_trains_on(form, tmp_path):
 
 
 WRITER = """
-import sys, torch, tiny, prefix_peft
+import os, sys, torch, tiny, prefix_peft
 model = prefix_peft.wrap(tiny.build("llama"), 2000)
-print("ready", flush=True)
-while True:
-    for value in (1.0, 2.0):
-        with torch.no_grad():
-            for p in tiny.prefix_parameters(model).values():
-                p.fill_(value)
-        model.save_pretrained(sys.argv[1])
+def write(directory):
+    while True:
+        for value in (1.0, 2.0):
+            with torch.no_grad():
+                for p in tiny.prefix_parameters(model).values():
+                    p.fill_(value)
+            model.save_pretrained(directory)
+for directory in sys.stdin:
+    writer = os.fork()  # of a process that has imported everything and never ran backward: it starts at once
+    if not writer:
+        write(directory.strip())
+    print(writer, flush=True)
 """
 
 
-def test_a_writer_killed_at_any_moment_leaves_a_whole_file(tmp_path):
-    environment = os.environ | {"PYTHONPATH": os.path.dirname(tiny.__file__), "TQDM_DISABLE": "1"}
-    for delay in (0.00, 0.01, 0.03):
-        command = [sys.executable, "-c", WRITER, str(tmp_path)]
-        streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        with subprocess.Popen(command, env=environment, **streams) as writer:
-            assert writer.stdout.readline()
-            while not (tmp_path / "adapter_config.json").exists():
-                time.sleep(0.01)
-            time.sleep(delay)
-            writer.send_signal(signal.SIGKILL)
-        values = {float(value) for tensor in load_file(tmp_path / WEIGHTS).values() for value in tensor.unique()}
+@pytest.fixture
+def start_writer(tmp_path):
+    """Of a directory: a process that saves a prefix there again and again, and its number."""
+    path = os.pathsep.join([os.path.dirname(tiny.__file__), *filter(None, [os.environ.get("PYTHONPATH")])])
+    errors = tmp_path / "errors"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors.open("wb"), "text": True}
+    environment = os.environ | {"PYTHONPATH": path, "TQDM_DISABLE": "1"}
+    started = []
+    with subprocess.Popen([sys.executable, "-c", WRITER], env=environment, **pipes) as parent:
+
+        def start(directory):
+            print(directory, file=parent.stdin, flush=True)
+            number = parent.stdout.readline()
+            assert number, f"no writer was started: {errors.read_text()[-2000:]}"
+            started.append(int(number))
+            return started[-1]
+
+        yield start
+        for writer in started:
+            os.kill(writer, signal.SIGKILL)  # their parent has not asked for their end, so the numbers are theirs yet
+        parent.stdin.close()
+    pipes["stderr"].close()
+    assert "Traceback" not in errors.read_text()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the writers are forks of one process")
+def test_a_writer_killed_at_any_moment_leaves_a_whole_file(start_writer, tmp_path):
+    for i in range(20):
+        (directory := tmp_path / f"{i // 4}").mkdir(exist_ok=True)
+        writer, deadline = start_writer(directory), time.monotonic() + 120
+        while not (directory / "adapter_config.json").exists():
+            assert time.monotonic() < deadline, f"nothing written: {(tmp_path / 'errors').read_text()[-2000:]}"
+            time.sleep(0.001)
+        time.sleep(0.001 * i)
+        os.kill(writer, signal.SIGKILL)
+        values = {float(value) for tensor in load_file(directory / WEIGHTS).values() for value in tensor.unique()}
         assert values in ({1.0}, {2.0})
-        assert json.loads((tmp_path / "adapter_config.json").read_text())["num_virtual_tokens"] == 2000
+        assert json.loads((directory / "adapter_config.json").read_text())["num_virtual_tokens"] == 2000
 
 
 def test_a_failed_write_leaves_the_old_text(tmp_path, monkeypatch):

@@ -149,7 +149,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"prefix-peft {argv[0]}{'' if rank == '0' else f', rank {rank}'}: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"prefix-peft {argv[0]}: {stop or 'stopped.'}", file=sys.stderr)
+        print(f"prefix-peft {argv[0]}: {str(stop) or 'stopped.'}", file=sys.stderr)
         return getattr(stop, "status", 130)
     return 0
 

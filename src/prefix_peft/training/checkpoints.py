@@ -53,9 +53,10 @@ class Progress:
     seconds: float = 0.0
     log: list[dict[str, Any]] = field(default_factory=list)
     checkpoint: Path | None = None  # the last that was written or read
+    place: tuple[int, int] | None = None  # device and number of the directory that the run writes to
 
     def to_keep(self) -> dict[str, Any]:
-        """For JSON: all but where it lies."""
+        """For JSON: all but where things lie."""
         return {"step": self.step, "seconds": self.seconds, "log": self.log}
 
     def last_good(self) -> str:
@@ -83,10 +84,12 @@ def save_checkpoint(
     if not PartialState().is_main_process:
         progress.checkpoint = target
         return target
-    with writing(target, progress), whole_directory(target) as draft:
-        model.save_pretrained(str(draft), selected_adapters=["default"], state_dict=prefix)
-        save_file(tensors, draft / f"{STATE}.safetensors")
-        (draft / f"{STATE}.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+    with writing(target, progress):
+        _check_place(output, progress)
+        with whole_directory(target) as draft:
+            model.save_pretrained(str(draft), selected_adapters=["default"], state_dict=prefix)
+            save_file(tensors, draft / f"{STATE}.safetensors")
+            (draft / f"{STATE}.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
     progress.checkpoint = target
     if arguments.save_total_limit:
         earlier = [path for step, path in sorted(_checkpoints(output).items()) if step <= progress.step]
@@ -102,6 +105,19 @@ def writing(target: Path, progress: Progress) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise OSError(f"{target} cannot be written: {error}. {progress.last_good()}") from error
+
+
+def _check_place(output: Path, progress: Progress) -> None:
+    """Refuse a directory that is not the one of before: what was mounted there would hide what is written now."""
+    kept = progress.checkpoint is not None and progress.checkpoint.is_dir()
+    if progress.place is not None and place_of(output) != progress.place and not kept:
+        raise FileNotFoundError("it is another directory than when the run began (was something unmounted?)")
+
+
+def place_of(directory: Path) -> tuple[int, int]:
+    """What tells a directory from another one of the same name."""
+    found = directory.stat()
+    return found.st_dev, found.st_ino
 
 
 def checkpoint_to_resume(arguments: RunArguments) -> Path | None:

@@ -15,14 +15,14 @@ from accelerate import Accelerator
 from peft import PeftModel
 from torch import Tensor
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+from transformers import PreTrainedTokenizerBase
 
 from ..bars import bar
 from ..whole import sweep
 from ..wrap import wrap
 from .arguments import RunArguments, TrainArguments
 from .batches import EncodedPairs, collate, padding_id
-from .checkpoints import Progress, checkpoint_to_resume, load_checkpoint, save_checkpoint
+from .checkpoints import Progress, checkpoint_to_resume, load_checkpoint, place_of, save_checkpoint
 from .data import load_data
 from .evaluation import Loss, mean_loss, target_loss
 from .interrupts import Interrupted, Interrupts
@@ -93,28 +93,34 @@ class Run:
         optimizer = torch.optim.AdamW(self._groups(model), weight_decay=arguments.weight_decay)
         self.model, self.optimizer = prepare(accelerator, model, optimizer)
         self.progress = self._resumed()
-        warmup = round(self.steps * arguments.warmup_ratio)
-        for group in optimizer.param_groups:
-            group["initial_lr"] = group["lr"]
-        self.schedule = get_linear_schedule_with_warmup(optimizer, warmup, self.steps, self.progress.step - 1)
 
     def _groups(self, model: PeftModel) -> list[dict[str, Any]]:
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         gates = [parameter for name, parameter in trained.items() if name.endswith("p_gate")]
         others = [parameter for name, parameter in trained.items() if not name.endswith("p_gate")]
         groups = [(others, self.arguments.learning_rate), (gates, GATE_LEARNING_RATE)]
-        return [{"params": parameters, "lr": rate} for parameters, rate in groups if parameters]
+        return [{"params": parameters, "lr": rate, "peak_lr": rate} for parameters, rate in groups if parameters]
+
+    def _set_learning_rate(self) -> float:
+        """For the next step: it rises over the warm-up, then falls to 0. Returns that of most parameters."""
+        step, warmup = self.progress.step, round(self.steps * self.arguments.warmup_ratio)
+        share = step / warmup if step < warmup else max(0.0, (self.steps - step) / max(1, self.steps - warmup))
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * share
+        return self.optimizer.param_groups[0]["lr"]
 
     def _resumed(self) -> Progress:
+        output = Path(self.arguments.output_dir)
         if self.accelerator.is_main_process:
-            sweep(Path(self.arguments.output_dir))
+            sweep(output)
         self.accelerator.wait_for_everyone()
-        directory = checkpoint_to_resume(self.arguments)
+        directory, progress = checkpoint_to_resume(self.arguments), Progress()
         if directory is not None:
-            return load_checkpoint(directory, self.plain, self.optimizer, self.arguments)
-        if self.arguments.resume_from_checkpoint is not None and self.accelerator.is_main_process:
-            print(f"{self.arguments.output_dir} holds no checkpoint yet, so the run starts anew.")
-        return Progress()
+            progress = load_checkpoint(directory, self.plain, self.optimizer, self.arguments)
+        elif self.arguments.resume_from_checkpoint is not None and self.accelerator.is_main_process:
+            print(f"{output} holds no checkpoint yet, so the run starts anew.")
+        progress.place = place_of(output)
+        return progress
 
     def finish(self) -> Progress:
         """Train from ``progress.step`` to the last step."""
@@ -165,7 +171,7 @@ class Run:
 
     def _step(self, pairs: list[int], shown: tqdm, started: float) -> None:
         """One optimizer step, or none where its gradients are not finite."""
-        rate = float(self.schedule.get_last_lr()[0])
+        rate = self._set_learning_rate()
         examples = [self.pairs[pair] for pair in pairs]
         mean, norm = self._gradients(examples)
         while is_overflow(self.accelerator, mean, norm):
@@ -177,7 +183,6 @@ class Run:
         else:
             self._discard_gradients()
             self._skip(pairs, mean, norm, shown)
-        self.schedule.step()
         self.optimizer.zero_grad()
         self.progress.step += 1
         seconds = time.monotonic() - started
