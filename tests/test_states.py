@@ -58,8 +58,8 @@ BROKEN = {
     "none": (lambda state, tensors: [tensors.pop(name) for name in [*tensors] if name.startswith("optimizer.")],
              "the optimizer's state is not there"),
     "random": (drop("random.cpu"), "random.cpu.0 is not there"),
-    "dice": (put("random.cpu", lambda t: torch.full_like(t, 7)), "random.cpu is no state of a random generator"),
-    "dice size": (put("random.cpu", lambda t: t[:9].clone()), "random.cpu is no state of a random generator"),
+    "dice": (put("random.cpu", lambda t: torch.full_like(t, 7)), "random.cpu.0 is no state of a random generator"),
+    "dice size": (put("random.cpu", lambda t: t[:9].clone()), "random.cpu.0 is no state of a random generator"),
     "stray": (lambda state, tensors: tensors.update(stray=torch.ones(2)), "unexpected stray"),
 }  # fmt: skip
 

@@ -181,7 +181,8 @@ class Run:
         if finite:
             self.optimizer.step()
         else:
-            self._discard_gradients()
+            if math.isfinite(mean):
+                self._discard_gradients()
             self._skip(pairs, mean, norm, shown)
         self.optimizer.zero_grad()
         self.progress.step += 1
@@ -198,7 +199,8 @@ class Run:
     def _gradients(self, examples: list[Example]) -> tuple[float, float]:
         """Of the mean loss over all target tokens of a step, whose examples the ranks share.
 
-        Returns that loss, and the norm of its gradient before it is clipped.
+        Returns that loss, and the norm of its gradient before it is clipped. Where the loss is not finite no backward
+        pass comes to its end, for DeepSpeed's takes the step as well.
         """
         accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
         tokens = sum(map(self._count, examples))
@@ -207,10 +209,13 @@ class Run:
             with synchronized(accelerator, self.model, batch is batches[-1]):
                 with accelerator.autocast():
                     loss, _ = self.loss_of(self.model, batch, self.seq2seq)
+                total += loss.detach()
+                mean = summed(float(total))[0] / tokens if batch is batches[-1] else 0.0
+                if not math.isfinite(mean):
+                    return mean, math.nan
                 accelerator.backward(loss * (accelerator.num_processes / tokens))
-            total += loss.detach()
         norm: Any = accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm)
-        return summed(float(total))[0] / tokens, 0.0 if norm is None else float(norm)
+        return mean, 0.0 if norm is None else float(norm)
 
     def _discard_gradients(self) -> None:
         self.optimizer.zero_grad()
