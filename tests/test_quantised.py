@@ -70,10 +70,10 @@ def folder(tmp_path_factory):
     return path
 
 
-def load(path, kind=None):
-    """In eval mode; ``kind`` is how it is quantised."""
+def load(path, kind=None, dtype=torch.float32):
+    """In eval mode; ``kind`` is how it is quantised, ``dtype`` what the rest is in."""
     auto = tr.AutoModelForSeq2SeqLM if path.name == "bart" else tr.AutoModelForCausalLM
-    return auto.from_pretrained(path, dtype=torch.float32, quantization_config=kind and quantisation(kind)).eval()
+    return auto.from_pretrained(path, dtype=dtype, quantization_config=kind and quantisation(kind)).eval()
 
 
 def quantisation(kind):
@@ -187,6 +187,20 @@ def test_a_prefix_trains_and_the_base_stays_bit_identical(family, checkpointing,
     for name, value in parameters(model).items():
         assert value.dtype == torch.float32 and not (value == start[name]).any()
     assert all(torch.equal(tensor, before[name]) for name, tensor in bits(model).items())
+
+
+@each_kind
+@each_base
+@pytest.mark.parametrize("form", FORMS)
+def test_on_a_base_in_half_precision_the_prefix_stays_in_float32(family, form, kind, folder):
+    model = wrapped(load(folder / family, kind, torch.bfloat16), **FORMS[form])
+    assert {parameter.dtype for parameter in parameters(model).values()} == {torch.float32}
+    exact = wrapped(load(folder / family, kind), **FORMS[form])
+    exact.load_state_dict(parameters(model), strict=False)
+    (loss, found), (exact_loss, expected) = gradients(model, family), gradients(exact, family)
+    assert loss == pytest.approx(exact_loss, rel=0.02)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == torch.float32 and distance(ours, theirs) < 0.2, "some fifty roundings to 1/256"
 
 
 @each_kind

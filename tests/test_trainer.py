@@ -131,19 +131,28 @@ def test_a_checkpoint_holds_the_prefix_and_what_it_trains_by(form, tmp_path):
         assert kept.keys() == prefix.keys() and all(torch.equal(kept[name], prefix[name]) for name in prefix)
 
 
+@pytest.mark.parametrize("form", ["mlp", "half"])
+def test_a_checkpoint_loads_as_a_release_whatever_lies_beside_it(form, tmp_path):
+    wrapped(**FORMS[form]).save_pretrained(tmp_path / "checkpoint-1")
+    (tmp_path / "checkpoint-1" / TRAINED).write_bytes(b"broken")
+    model = PeftModel.from_pretrained(tiny.build("llama"), tmp_path / "checkpoint-1")
+    released = load_file(tmp_path / "checkpoint-1" / "adapter_model.safetensors")
+    assert {name.replace(".default", "") for name in values(model)} == released.keys()
+    for name, value in values(model).items():
+        assert torch.equal(value, released[name.replace(".default", "")].float())
+
+
+def test_other_processes_write_nothing(tmp_path):
+    model = wrapped(**FORMS["mlp"])
+    model.save_pretrained(tmp_path / "checkpoint-1", is_main_process=False)
+    assert not any((tmp_path / "checkpoint-1").iterdir())
+
+
 @pytest.fixture
 def checkpoint(tmp_path):
     """Of an MLP."""
-    trained(tmp_path, wrapped(**FORMS["mlp"]), save_strategy="steps", save_steps=5)
+    wrapped(**FORMS["mlp"]).save_pretrained(tmp_path / "checkpoint-5")
     return tmp_path / "checkpoint-5"
-
-
-def test_a_checkpoint_loads_as_a_release_whatever_lies_beside_it(checkpoint):
-    (checkpoint / TRAINED).write_bytes(b"broken")
-    model = PeftModel.from_pretrained(tiny.build("llama"), checkpoint, is_trainable=True)
-    released = load_file(checkpoint / "adapter_model.safetensors")
-    assert {name.replace(".default", "") for name in values(model)} == released.keys()
-    assert all(torch.equal(value, released[name.replace(".default", "")]) for name, value in values(model).items())
 
 
 def cut(directory):
