@@ -21,7 +21,7 @@ from prefix_peft.planning.counting import LiveBytes, bytes_of
 from prefix_peft.planning.memory import Memory, count
 from prefix_peft.planning.request import Request
 from prefix_peft.planning.table import size, ways
-from prefix_peft.planning.trial import held, learner, texts, train_step
+from prefix_peft.planning.trial import held, learner, optimizer_of, texts, train_step
 
 MIB = 2**20
 SMALL = Settings(
@@ -116,7 +116,8 @@ def test_quantized_layers_take_what_those_of_bitsandbytes_take(bits, checkpointi
     scales = [weight.SCB if bits == 8 else weight.quant_state.absmax for weight in weights]
     request = Request(4, 100, max_new_tokens=2, dtype="bfloat16", bits=bits, gradient_checkpointing=checkpointing)
     planned = count(config, request)
-    learning, optimizer = learner(model, request)
+    learning = learner(model, request)
+    optimizer = optimizer_of(learning)
     batch = texts(model, request)
     train_step(learning, batch, optimizer, request)
     gc.collect()
