@@ -59,7 +59,7 @@ def texts(model: PreTrainedModel, request: Request, device: torch.device | str =
     return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
 
 
-def train_step(learning: nn.Module, batch: dict[str, Tensor], optimizer: Optimizer, request: Request) -> None:
+def train_step(learning: Any, batch: dict[str, Tensor], optimizer: Optimizer, request: Request) -> None:
     """Forward, backward and optimizer, as in the training loop."""
     with _autocast(request, batch["input_ids"].device):
         loss, _ = target_loss(learning, batch, learning.config.is_encoder_decoder)
