@@ -47,10 +47,15 @@ def count(settings: Settings) -> int:
 
 def in_its_own_process(function: Callable[..., float], *given: Any) -> float:
     """A trial in a fresh process, so that nothing of another side is in its memory."""
+    with fresh_processes(1) as pool:
+        return pool.submit(function, *given).result()
+
+
+def fresh_processes(number: int) -> ProcessPoolExecutor:
+    """Processes in which nothing has happened yet, but for imports."""
     context = get_context("forkserver" if "forkserver" in get_all_start_methods() else "spawn")
     context.set_forkserver_preload(IMPORTED)  # once, for all of them
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return pool.submit(function, *given).result()
+    return ProcessPoolExecutor(number, mp_context=context)
 
 
 def kinds(device: str) -> dict[str, Callable[..., float]]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from functools import partial
 
 import torch
-from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
 from transformers import BartConfig, GPT2Config, LlamaConfig, PretrainedConfig, T5Config
 
@@ -15,8 +14,10 @@ from prefix_peft.planning.counting import bytes_of
 from prefix_peft.planning.memory import bare
 from prefix_peft.planning.memory import count as counted
 from prefix_peft.planning.request import Request
-from prefix_peft.planning.trial import held, learner, texts, train_step
+from prefix_peft.planning.trial import held, learner, optimizer_of, texts, train_step
 
+from . import sharded
+from .allocated import allocated
 from .memory import MIB
 from .rounds import Case, measure
 from .settings import Settings
@@ -50,11 +51,18 @@ def cases(settings: Settings, progress: tqdm) -> Iterator[Case]:
                 PLANNED: lambda config=config, request=request: counted(config, request).training / MIB,
             }
             yield measure(Case("plan", f"{family}, {way}", "MiB", MEASURED), trials, 1, progress, warm_up=False)
+    if settings.device == "cpu":
+        config, request = families(settings)["llama"], Request(step.batch, step.length, max_new_tokens=1)
+        trials = {
+            MEASURED: partial(sharded.measured, config, request),
+            PLANNED: partial(sharded.planned, config, request),
+        }
+        yield measure(Case("plan", sharded.NAME, "MiB", MEASURED), trials, 1, progress, warm_up=False)
 
 
 def count(settings: Settings) -> int:
     """How many rounds there will be."""
-    return len(families(settings)) * len(WAYS)
+    return len(families(settings)) * len(WAYS) + (settings.device == "cpu")
 
 
 def families(settings: Settings) -> dict[str, PretrainedConfig]:
@@ -82,7 +90,8 @@ def measured(config: PretrainedConfig, request: Request, device: str) -> float:
     """MiB at the peak of a step of the real model."""
     torch.manual_seed(0)
     model = bare(config, request).to(device)
-    learning, optimizer = learner(model, request)
+    learning = learner(model, request)
+    optimizer = optimizer_of(learning)
     step = partial(train_step, learning, texts(model, request, device), optimizer, request)
     step()  # libraries take their workspace once
     gc.collect()
@@ -91,16 +100,3 @@ def measured(config: PretrainedConfig, request: Request, device: str) -> float:
         step()
         return torch.cuda.max_memory_allocated(device) / MIB
     return (bytes_of(held(learning, optimizer)) + allocated(step)) / MIB
-
-
-def allocated(step: partial[None]) -> int:
-    """The most bytes that were taken at once on the CPU while ``step`` ran, beyond those that had been before."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
-        step()
-    assert run.profiler is not None and run.profiler.kineto_results is not None
-    events = [event for event in run.profiler.kineto_results.events() if event.name() == "[memory]"]
-    now = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        now += event.nbytes()
-        peak = max(peak, now)
-    return peak

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import decode, load, memory, results, rounds, sides, train
+from benchmarks import decode, load, memory, plan, results, rounds, sides, train
 from benchmarks.command import MEASURES, main, parse
 from benchmarks.goals import GOALS, over_baseline, reached
 from benchmarks.report import cell, page
@@ -27,6 +27,7 @@ SIDES = {
     "memory": OF_ALL,
     "load": WITH_LORA,
     "switch": OF_ALL,
+    "plan": {sides.MEASURED, plan.PLANNED},
 }
 HOW = {name: module.HOW for name, module in MEASURES.items()}
 
@@ -208,7 +209,8 @@ def test_bad_arguments(arguments, message, capsys):
 
 
 @pytest.mark.parametrize("measure", MEASURES)
-def test_the_smallest_form_of_each_command(measure, tmp_path, capsys):
+def test_the_smallest_form_of_each_command(measure, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(plan, "WAYS", {"float32": {}})  # of seven
     pages = tmp_path / "docs" / "performance.md"
     quick = ["--quick", "--quiet", "--rounds", "1", "--tokens", "2", "--batches", "2"]
     assert main([measure, *quick, "--output", str(tmp_path), "--page", str(pages)]) == 0

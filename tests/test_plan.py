@@ -21,14 +21,14 @@ from prefix_peft.planning.counting import LiveBytes, bytes_of
 from prefix_peft.planning.memory import Memory, count
 from prefix_peft.planning.request import Request
 from prefix_peft.planning.table import size, ways
-from prefix_peft.planning.trial import held, learner, texts, train_step
+from prefix_peft.planning.trial import held, learner, optimizer_of, texts, train_step
 
 MIB = 2**20
 SMALL = Settings(
     layers=3, width=128, heads=8, key_value_heads=4, intermediate_size=344, vocabulary=509, quiet=True
 )  # fmt: skip
 REAL = [
-    *(("llama", way) for way in benchmark.WAYS),
+    *(("llama", way) for way in benchmark.WAYS if way != "bfloat16"),
     ("gpt2", "checkpointing"),
     ("t5", "float32"),
     ("bart", "bfloat16, checkpointing"),
@@ -116,7 +116,8 @@ def test_quantized_layers_take_what_those_of_bitsandbytes_take(bits, checkpointi
     scales = [weight.SCB if bits == 8 else weight.quant_state.absmax for weight in weights]
     request = Request(4, 100, max_new_tokens=2, dtype="bfloat16", bits=bits, gradient_checkpointing=checkpointing)
     planned = count(config, request)
-    learning, optimizer = learner(model, request)
+    learning = learner(model, request)
+    optimizer = optimizer_of(learning)
     batch = texts(model, request)
     train_step(learning, batch, optimizer, request)
     gc.collect()
@@ -172,15 +173,14 @@ def test_the_command(config_file, capsys):
     assert fits == ["yes" if used <= 0.0006 * 2**30 else "no" for used in (found.training, found.decoding)]
 
 
-def test_a_model_larger_than_the_machine(tmp_path, capsys):
+def test_a_model_larger_than_the_machine():
     """Two layers of 900 GiB: nothing of them may be made."""
     width, inner, heads = 2**17, 2**19, {"num_attention_heads": 1024, "num_key_value_heads": 8, "head_dim": 128}
     wide = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": 2, **heads}
-    LlamaConfig(**tiny.LLAMA_LIKE | wide).to_json_file(tmp_path / "huge.json")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    status, out, _ = planned(capsys, "--model", tmp_path / "huge.json", "--sequence-length", 20, "--max-new-tokens", 9)
+    found = count(LlamaConfig(**tiny.LLAMA_LIKE | wide), TINY)
     layer = 2 * width * width + 2 * width * 8 * 128 + 3 * width * inner + 2 * width
-    assert status == 0 and size(4 * (2 * layer + 2 * tiny.VOCAB * width)) in out
+    assert found.weights == pytest.approx(4 * (2 * layer + 2 * tiny.VOCAB * width))
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 * 2**10  # KiB
 
 

@@ -19,7 +19,7 @@ from ..attention.tried import try_kernels
 from .counting import LiveBytes, bytes_of
 from .quantized import quantize
 from .request import HALF, Request
-from .trial import decode, held, learner, texts, train_step, with_prefix
+from .trial import decode, held, learner, optimizer_of, texts, train_step, with_prefix
 from .weightless import Weightless, build
 
 LOGITS = "logits"
@@ -68,7 +68,8 @@ def count(config: PretrainedConfig, request: Request) -> Memory:
 def _count(config: PretrainedConfig, request: Request) -> Memory:
     model = bare(config, request)
     weights, blocks = bytes_of(tensors_of(model)), [bytes_of(tensors_of(block)) for block in layers(model)]
-    learning, optimizer = learner(model, request)
+    learning = learner(model, request)
+    optimizer = optimizer_of(learning)
     trained = [parameter for parameter in learning.parameters() if parameter.requires_grad]
     with LiveBytes(partial(kind_of, {len(weight) for weight in head(model)})) as step:
         train_step(learning, texts(model, request), optimizer, request)

@@ -21,17 +21,22 @@ from .counting import LiveBytes
 from .request import HALF, Request
 
 
-def learner(model: PreTrainedModel, request: Request) -> tuple[nn.Module, Optimizer]:
-    """``model`` as it trains, and an optimizer that has its moments; there are gradients, as between two steps."""
+def learner(model: PreTrainedModel, request: Request) -> nn.Module:
+    """``model`` as it trains."""
     learning = model.requires_grad_(True) if request.every_weight else with_prefix(model, request)
     if request.gradient_checkpointing:
         model.gradient_checkpointing_enable()
+    return learning.train()
+
+
+def optimizer_of(learning: nn.Module) -> Optimizer:
+    """An optimizer that has its moments; there are gradients, as between two batches of one step."""
     trained = [parameter for parameter in learning.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     optimizer = AdamW(trained)
     optimizer.step()
-    return learning.train(), optimizer
+    return optimizer
 
 
 def with_prefix(model: PreTrainedModel, request: Request) -> nn.Module:
@@ -54,7 +59,7 @@ def texts(model: PreTrainedModel, request: Request, device: torch.device | str =
     return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
 
 
-def train_step(learning: nn.Module, batch: dict[str, Tensor], optimizer: Optimizer, request: Request) -> None:
+def train_step(learning: Any, batch: dict[str, Tensor], optimizer: Optimizer, request: Request) -> None:
     """Forward, backward and optimizer, as in the training loop."""
     with _autocast(request, batch["input_ids"].device):
         loss, _ = target_loss(learning, batch, learning.config.is_encoder_decoder)
