@@ -74,9 +74,10 @@ class MLPEncoder(nn.Module):
         if self.training or (torch.is_grad_enabled() and self.head.weight.requires_grad) or is_compiling():
             self._kept = None
             return self._compute()
-        if self._kept is None or not self._kept.holds(self._parameters_of_p()):
-            self._kept = _Kept(self._parameters_of_p(), self._compute())
-        return self._kept.result
+        kept = self._kept  # read once: another thread may forget it meanwhile
+        if kept is None or not kept.holds(self._parameters_of_p()):
+            kept = self._kept = _Kept(self._parameters_of_p(), self._compute())
+        return kept.result
 
     def _compute(self) -> tuple[Tensor, Tensor]:
         return self.split(self.head(self.shared_trunk().to(self.head.weight.device)))

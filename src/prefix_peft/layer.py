@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from .anatomy.sites import Site
 from .attention.terms import Prefix, PrefixRows, gate_of
+from .children import put, take
 from .config import PrefixConfig
 from .encoders import Encoder
 
@@ -42,8 +43,18 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         places = {parameter.device for parameter in encoder.parameters()}
         if device is not None and not places & {device, torch.device("meta")}:
             encoder.to(device)
-        self.prefix_kv_encoder[adapter_name] = encoder
-        self.config[adapter_name] = config
+        put(self.prefix_kv_encoder, adapter_name, encoder)
+        self.config = self.config | {adapter_name: config}  # a new one, as other threads may be reading the old
+
+    def remove(self, adapter_name: str) -> None:
+        """Hold it no longer."""
+        self.config = {name: config for name, config in self.config.items() if name != adapter_name}
+        take(self.prefix_kv_encoder, adapter_name)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """As PEFT does it, which also chooses another active adapter."""
+        self.remove(adapter_name)
+        super().delete_adapter(adapter_name)
 
     def _get_base_layer_device_and_dtype(self, base_layer: nn.Module) -> tuple[torch.device | None, None]:
         """PEFT asks where to put the prefix. It follows the attention's device, but stays in float32."""

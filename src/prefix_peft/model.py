@@ -20,6 +20,7 @@ from .anatomy.watching import anatomy_of, remembered_anatomy
 from .attention.tried import try_kernels
 from .by_hand.door import close_door, open_door
 from .checkpoint import check_fits, check_tensors, encoders_of, folded
+from .children import put, take
 from .concatenate import check_request, concatenate, joint_config
 from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder, Trunk
@@ -86,7 +87,7 @@ class PrefixModel(BaseTuner):
         parameter_name: str | None = None,
     ) -> None:
         if CHILD not in target._modules:
-            target.add_module(CHILD, PrefixLayer(target, self._sites[current_key]))
+            put(target, CHILD, PrefixLayer(target, self._sites[current_key]))
             if self._sites[current_key].by_hand:
                 open_door(target)
         layer = cast("PrefixLayer", target._modules[CHILD])
@@ -255,15 +256,15 @@ def _detach(model: nn.Module, adapter_name: str) -> None:
     """Take one adapter off its layers, and layers that hold no other off their attention modules."""
     for layer in prefix_layers(model):
         if adapter_name in layer.config:
-            del layer.prefix_kv_encoder[adapter_name], layer.config[adapter_name]
+            layer.remove(adapter_name)
         if not len(layer.prefix_kv_encoder):
             _take_off(layer)
 
 
 def _take_off(layer: PrefixLayer) -> None:
-    layer.config.clear()  # whoever still knows the layer must find nothing in it
+    layer.config = {}  # whoever still knows the layer must find nothing in it
     close_door(layer.get_base_layer())
-    del layer.get_base_layer()._modules[CHILD]
+    take(layer.get_base_layer(), CHILD)
 
 
 def _check_name(adapter_name: str) -> None:

@@ -40,9 +40,17 @@ def place(model: PreTrainedModel) -> None:
             module = model.get_submodule(look_up.module)
             if isinstance(module._modules.get(CHILD), PrefixLayer):
                 continue  # an attention module that looks positions up by itself: its own door sees to it
+            if shifting and _is_over(module, shifting[0]):
+                continue  # as it must be; other threads may be running it
             unwrap_forward(module, _forward)
             if shifting and not _is_under_a_hook(module, shifting[0]):
                 wrap_forward(module, _forward, shifting[0], look_up)
+
+
+def _is_over(module: nn.Module, layer: PrefixLayer) -> bool:
+    """Whether the ``forward`` of ``module`` is the one that follows ``layer``."""
+    forward = vars(module).get("forward")
+    return is_wrapper(forward, _forward) and forward.args[2] is layer
 
 
 def _is_under_a_hook(module: nn.Module, layer: PrefixLayer) -> bool:

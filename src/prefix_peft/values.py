@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from functools import cache
 from numbers import Real
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
@@ -31,12 +32,17 @@ def check_types(config: Any) -> None:
         TypeError: with the field, its type and the value.
         ValueError: a value of more entries, or nested deeper, than any config has.
     """
-    declared = get_type_hints(type(config))
+    declared = _declared(type(config))
     for field in fields(config):
         value = getattr(config, field.name)
         _check_size(field.name, value)
         if not _is(value, declared[field.name]):
             raise TypeError(f"{field.name} must be {field.type}, got {_shown(value)}.")
+
+
+@cache
+def _declared(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def check_count(name: str, value: Any, least: int = 1) -> None:

@@ -7,6 +7,22 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 TOO_LONG = ("cut", "drop", "refuse")
+LARGEST = 1e9  # of a number that is to be finite
+RANGES = {
+    "learning_rate": (0, LARGEST),
+    "num_train_epochs": (0, LARGEST),
+    "warmup_ratio": (0, 1),
+    "weight_decay": (0, LARGEST),
+    "max_grad_norm": (0, LARGEST),
+    "max_source_length": (1, LARGEST),
+    "max_target_length": (1, LARGEST),
+    "save_steps": (0, LARGEST),
+    "save_total_limit": (1, LARGEST),
+    "skip_nonfinite_steps": (0, LARGEST),
+    "eval_steps": (0, LARGEST),
+    "max_samples": (1, LARGEST),
+    "seed": (0, 2**32 - 1),  # numpy's
+}
 
 
 def _option(default: Any, text: str, **metadata: Any) -> Any:
@@ -95,10 +111,8 @@ class RunArguments:
         if not self.output_dir:
             raise ValueError("say where the prefix goes: --output-dir DIR.")
         check_counts(self, "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
-        if self.save_total_limit is not None:
-            check_counts(self, "save_total_limit")
-        if self.skip_nonfinite_steps < 0:
-            raise ValueError(f"--skip-nonfinite-steps must be at least 0, got {self.skip_nonfinite_steps}.")
+        check_counts(self, "per_device_eval_batch_size", "num_virtual_tokens")
+        check_ranges(self)
         if self.max_steps <= 0 and self.num_train_epochs <= 0:
             raise ValueError(f"nothing to train: max_steps={self.max_steps}, num_train_epochs={self.num_train_epochs}.")
 
@@ -108,6 +122,14 @@ def check_counts(arguments: Any, *names: str) -> None:
     for name in names:
         if getattr(arguments, name) < 1:
             raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}.")
+
+
+def check_ranges(arguments: Any) -> None:
+    """Refuse numbers outside of `RANGES`, and those that are none."""
+    for name, (least, most) in RANGES.items():
+        value = getattr(arguments, name, None)
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"--{name.replace('_', '-')} must be from {least} to {most}, got {value}.")
 
 
 @dataclass
@@ -201,6 +223,8 @@ class EvaluateArguments(DataArguments):
 
     def __post_init__(self) -> None:
         self.check_task()
+        check_counts(self, "num_beams", "max_new_tokens", "per_device_eval_batch_size")
+        check_ranges(self)
         if (self.data_file is None) == (self.task is None):
             raise ValueError("give the data once: --data-file F.jsonl, or --task NAME --data-dir DIR.")
         if self.output_file and Path(self.output_file).is_dir():
@@ -220,5 +244,6 @@ class GenerateArguments(BaseArguments):
     per_device_eval_batch_size: int = _option(16, "Rows generated at once.")
 
     def __post_init__(self) -> None:
+        check_counts(self, "num_beams", "max_new_tokens", "per_device_eval_batch_size")
         if (self.prompt is None) == (self.input_file is None):
             raise ValueError("give the source once: --prompt TEXT or --input-file F.")

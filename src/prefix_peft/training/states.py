@@ -48,7 +48,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of a run.
+    """The tensors of a run, in memory: mapped ones would change with the file, under the optimizer that goes on.
 
     Raises:
         ValueError: there is no such file, or it is broken.
@@ -56,7 +56,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not check_inside(path.parent, path).is_file():
         raise ValueError(f"{path} is not there; resume from an earlier checkpoint.")
     try:
-        return load_file(path)
+        return {key: tensor.clone() for key, tensor in load_file(path).items()}
     except SafetensorError as error:
         raise ValueError(f"{path} is broken ({error}); resume from an earlier one.") from error
 
