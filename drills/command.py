@@ -11,7 +11,7 @@ from typing import Protocol
 
 from benchmarks import machine
 
-from . import outcome
+from . import outcome, ranks
 from .outcome import Outcome, Record
 
 
@@ -22,7 +22,9 @@ class Drill(Protocol):
     drill: Callable[[bool], Iterator[Outcome]]  # of whether it is to be quick
 
 
-DRILLS: dict[str, Drill] = {}
+DRILLS: dict[str, Drill] = {
+    "ranks": ranks,
+}
 DESCRIPTION = "Do to training, files and threads what must do no harm, and count how often it did none."
 EXAMPLES = """examples:
   python drills all --quick                     every drill in its short form (minutes)
