@@ -11,7 +11,7 @@ from typing import Protocol
 
 from benchmarks import machine
 
-from . import cycles, faults, fuzz, kill, outcome, threads
+from . import cycles, faults, fuzz, kill, outcome, ranks, threads
 from .outcome import Outcome, Record
 
 
@@ -22,7 +22,14 @@ class Drill(Protocol):
     drill: Callable[[bool], Iterator[Outcome]]  # of whether it is to be quick
 
 
-DRILLS: dict[str, Drill] = {"kill": kill, "faults": faults, "cycles": cycles, "fuzz": fuzz, "threads": threads}
+DRILLS: dict[str, Drill] = {
+    "ranks": ranks,
+    "kill": kill,
+    "faults": faults,
+    "cycles": cycles,
+    "fuzz": fuzz,
+    "threads": threads,
+}
 DESCRIPTION = "Do to training, files and threads what must do no harm, and count how often it did none."
 EXAMPLES = """examples:
   python drills all --quick                     every drill in its short form (minutes)

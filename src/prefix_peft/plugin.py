@@ -24,6 +24,7 @@ from peft.config import PeftConfigMixin
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from transformers.integrations.peft import PeftAdapterMixin
 
+from . import offloaded
 from .checkpoint import check_loads
 from .config import PREFIX_KV, Shapes
 from .gathering import full_prefix, is_held_in_parts
@@ -44,6 +45,7 @@ def register(config_class: type, tuner_class: type) -> None:
     _look_at_the_weights_before_they_are_loaded(config_class)
     _accept_lists(tuner_class)
     _write_once_and_whole(tuner_class)
+    offloaded.install()
 
 
 def _refuse_what_is_no_config() -> None:
