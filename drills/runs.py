@@ -22,6 +22,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from prefix_peft.__main__ import main
 
 WORDS = 60
+LONGEST = 120  # seconds of a run that takes a few
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
 # everything whose state a checkpoint has to hold
 HARD = {
@@ -100,8 +101,11 @@ def _work(work: Callable[[], int | None], said: Path, before: Callable[[], None]
 
 
 def finish(process: ForkProcess) -> int:
-    """Its exit status, when it is done."""
-    process.join()
+    """Its exit status, when it is done; one that hangs is killed."""
+    process.join(LONGEST)
+    if process.is_alive():
+        process.kill()
+        process.join()
     status = process.exitcode
     process.close()
     assert status is not None

@@ -11,7 +11,13 @@ import torch
 from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from test_batches import build as build_tokenizer
-from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    GPT2Config,
+    GPT2LMHeadModel,
+    get_linear_schedule_with_warmup,
+)
 
 import prefix_peft
 from prefix_peft.__main__ import main
@@ -98,6 +104,19 @@ def test_a_resumed_run_equals_the_uninterrupted_one(more, folder, tmp_path):
     assert equal(released(tmp_path / "resumed"), released(tmp_path / "whole"))
     assert again.progress.log == whole.progress.log
     assert not equal(released(tmp_path / "whole" / "checkpoint-3"), released(tmp_path / "whole"))
+
+
+@pytest.mark.parametrize("warmup_ratio", [0.0, 0.3])
+def test_the_learning_rate_is_that_of_transformers(warmup_ratio, folder, tmp_path):
+    log = train(options(folder, tmp_path, gate=True, warmup_ratio=warmup_ratio, learning_rate=0.07)).progress.log
+    optimizer = torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))], lr=0.07)
+    schedule = get_linear_schedule_with_warmup(optimizer, round(8 * warmup_ratio), 8)
+    wanted = []
+    for _ in range(8):
+        wanted.append(schedule.get_last_lr()[0])
+        optimizer.step()
+        schedule.step()
+    assert [entry["learning_rate"] for entry in log if "learning_rate" in entry] == wanted
 
 
 def test_frozen_tokens_come_from_the_checkpoint(folder, tmp_path, monkeypatch):

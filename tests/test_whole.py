@@ -185,6 +185,14 @@ def test_a_directory_that_is_gone_is_not_made_anew(folder, tmp_path, monkeypatch
     assert not output.exists() and entries(away) == ["checkpoint-2", "checkpoint-4"]
 
 
+def test_another_directory_of_the_same_name_is_not_written_to(folder, tmp_path, monkeypatch, capsys):
+    """As where a disk was unmounted: what is written there is hidden when it comes back."""
+    output = tmp_path / "output"
+    during(monkeypatch, 5, lambda: (output.rename(tmp_path / "away"), output.mkdir()))
+    assert main(runs.command(folder, output, **SHORT)) == 2
+    assert "it is another directory than when the run began" in capsys.readouterr().err and not entries(output)
+
+
 def test_results_that_cannot_be_written_leave_the_former_ones(folder, tmp_path, monkeypatch, capsys):
     command = runs.command(folder, tmp_path, **SHORT | {"save_steps": 0})
     assert main(command) == 0
