@@ -24,7 +24,7 @@ HUB = ("subfolder", "revision", "cache_dir", "token")  # what tells where a conf
 def install() -> None:
     """Stand before PEFT's and transformers' way to load an adapter. Harmless to repeat."""
     original = peft.peft_model.PeftModel.from_pretrained.__func__
-    if hasattr(original, "prefix_peft"):
+    if hasattr(original, "prefix_peft_offloaded"):
         return
 
     @wraps(original)
@@ -32,7 +32,7 @@ def install() -> None:
         with _mapped(model, None, model_id, kwargs):
             return original(cls, model, model_id, *args, **kwargs)
 
-    from_pretrained.prefix_peft = True  # pyright: ignore[reportAttributeAccessIssue]
+    from_pretrained.prefix_peft_offloaded = True  # pyright: ignore[reportAttributeAccessIssue]
     peft.peft_model.PeftModel.from_pretrained = classmethod(from_pretrained)  # pyright: ignore[reportAttributeAccessIssue]
     load = PeftAdapterMixin.load_adapter
 
