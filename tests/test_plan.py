@@ -4,6 +4,7 @@ import gc
 import json
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import plan as benchmark
 from benchmarks.settings import Settings
 from prefix_peft.__main__ import main
-from prefix_peft.planning import sharding
+from prefix_peft.planning import command, sharding
 from prefix_peft.planning.counting import LiveBytes, bytes_of
 from prefix_peft.planning.memory import Memory, count
 from prefix_peft.planning.request import Request
@@ -173,7 +174,8 @@ def planned(capsys, *arguments):
     return status, *capsys.readouterr()
 
 
-def test_the_command(config_file, capsys):
+def test_the_command(config_file, capsys, monkeypatch):
+    monkeypatch.setattr(command, "ways", lambda request: [request, replace(request, dtype="bfloat16")])  # of six
     status, out, _ = planned(
         capsys, "--model", config_file, "--batch-size", 2, "--sequence-length", 9, "--device-memory", "0.0006",
         "--num-processes", 4, "--max-new-tokens", 3,
