@@ -4,24 +4,26 @@ import gc
 import json
 import resource
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, MixtralConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import plan as benchmark
 from benchmarks.settings import Settings
 from prefix_peft.__main__ import main
-from prefix_peft.planning import sharding
+from prefix_peft.planning import command, sharding
 from prefix_peft.planning.counting import LiveBytes, bytes_of
 from prefix_peft.planning.memory import Memory, count
 from prefix_peft.planning.request import Request
 from prefix_peft.planning.table import size, ways
 from prefix_peft.planning.trial import held, learner, optimizer_of, texts, train_step
+from prefix_peft.planning.weightless import Weightless
 
 MIB = 2**20
 SMALL = Settings(
@@ -43,9 +45,24 @@ TINY = Request(batch_size=B, sequence_length=T, max_new_tokens=N, num_virtual_to
 def test_what_is_planned_is_what_is_taken(family, way):
     """Kernels take a little for themselves, and the plan takes each mask for one with padding, which costs 2 %."""
     config = benchmark.families(SMALL)[family]
-    request = Request(4, 100, max_new_tokens=2, num_virtual_tokens=7, encoder_hidden_size=64, **benchmark.WAYS[way])
+    request = Request(2, 256, max_new_tokens=2, num_virtual_tokens=7, encoder_hidden_size=64, **benchmark.WAYS[way])
     taken = benchmark.measured(config, request, "cpu")
     assert count(config, request).training / MIB == pytest.approx(taken, rel=0.03)
+
+
+def test_mixtures_of_experts():
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    config = MixtralConfig(**tiny.LLAMA_LIKE | {"hidden_size": 48, "head_dim": 8, "intermediate_size": 32} | experts)
+    request = Request(4, 60, max_new_tokens=2)
+    assert count(config, request).training / MIB == pytest.approx(benchmark.measured(config, request, "cpu"), rel=0.03)
+
+
+def test_answers_without_numbers():
+    with Weightless():
+        numbers, others = torch.ones(2, 3), torch.ones(2, 3)
+        assert numbers.sum().item() == 1.0 and numbers.long().max().item() == 1
+        assert not (numbers > 0).all() and numbers.cumsum(0).tolist() == [[1.0] * 3] * 2
+        assert torch.equal(numbers, numbers) and not torch.equal(numbers, others)
 
 
 def test_sums_by_hand():
@@ -157,7 +174,8 @@ def planned(capsys, *arguments):
     return status, *capsys.readouterr()
 
 
-def test_the_command(config_file, capsys):
+def test_the_command(config_file, capsys, monkeypatch):
+    monkeypatch.setattr(command, "ways", lambda request: [request, replace(request, dtype="bfloat16")])  # of six
     status, out, _ = planned(
         capsys, "--model", config_file, "--batch-size", 2, "--sequence-length", 9, "--device-memory", "0.0006",
         "--num-processes", 4, "--max-new-tokens", 3,

@@ -22,8 +22,9 @@ LAYERS = {"num_hidden_layers": 1, "n_layer": 1}
 
 
 def shown(command):
-    """The tables that follow a command on the page, up to the next one."""
-    return [line for line in PAGE.partition(command)[2].partition("```sh")[0].splitlines() if line.startswith("| ")]
+    """The tables that follow a command on the page, up to the next command or section."""
+    part = re.split(r"```sh|\n## ", PAGE.partition(command)[2])[0]
+    return [line for line in part.splitlines() if line.startswith("| ")]
 
 
 def names(rows):
