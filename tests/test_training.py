@@ -288,6 +288,7 @@ def test_generate_and_evaluate(folder, prefix, tmp_path, capsys):
     assert capsys.readouterr().out.strip("\n").splitlines()[-5:] == texts
 
 
+TRAIN = ["train", "--model", "m", "--train-file", "f", "--output-dir", "o"]
 REFUSED = [
     (["fly"], "unknown command 'fly'; choose from"),
     (["train", "--model", "m", "--output-dir", "o"], "give the data once: --train-file"),
@@ -298,6 +299,10 @@ REFUSED = [
         ["train", "--model", "m", "--train-file", "f", "--output-dir", "o", "--num-train-epochs", "0"],
         "nothing to train",
     ),
+    ([*TRAIN, "--learning-rate", "nan"], "--learning-rate must be from 0 to 1000000000.0, got nan"),
+    ([*TRAIN, "--seed", "-1"], "--seed must be from 0 to 4294967295, got -1"),
+    ([*TRAIN, "--max-source-length", "0"], "--max-source-length must be from 1"),
+    (["evaluate", "--model", "m", "--data-file", "f", "--num-beams", "0"], "--num-beams must be at least 1, got 0"),
     (["evaluate", "--model", "m", "--adapter", "a"], "give the data once: --data-file"),
     (["generate", "--model", "m", "--adapter", "a"], "give the source once: --prompt"),
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import peft
+from safetensors import SafetensorError
 
 from . import tensors, texts
 from .dice import Dice
@@ -59,7 +60,7 @@ class Peer:
         try:
             self.model.load_adapter(self.directory, "new")
             return "taken rightly" if self._is_right(weights) else "taken wrongly"
-        except (*REFUSALS, KeyError):
+        except (*REFUSALS, KeyError, SafetensorError):
             kind = "refused"
         except Exception:
             kind = "another error"

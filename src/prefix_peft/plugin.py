@@ -95,8 +95,9 @@ def _look_at_the_weights_before_they_are_loaded(config_class: type) -> None:
 
     def from_pretrained(original: Callable, cls: Any, model: Any, model_id: Any, *args: Any, **kwargs: Any) -> Any:
         given = dict(zip(("adapter_name", "is_trainable", "config"), args, strict=False)) | kwargs
+        config: Any = given.get("config")
         with _opening("weights"):
-            if is_ours(config := given.get("config"), model_id):
+            if is_ours(config, model_id):
                 config.file_shapes = _look(config, model_id, kwargs)
             return original(cls, model, model_id, *args, **kwargs)
 
@@ -109,10 +110,11 @@ def _look_at_the_weights_before_they_are_loaded(config_class: type) -> None:
 
     def load_into_transformers(original: Callable, self: Any, *args: Any, **kwargs: Any) -> Any:
         given = dict(zip(("peft_model_id", "adapter_name", "peft_config"), args, strict=False)) | kwargs
-        settings = given.get("load_config")
+        config: Any = given.get("peft_config")
+        directory, settings = given.get("peft_model_id"), given.get("load_config")
         prefers_pickle = given.get("use_safetensors", getattr(settings, "use_safetensors", None)) is False
         with _opening("pickle" if prefers_pickle else "weights"):
-            if is_ours(config := given.get("peft_config"), directory := given.get("peft_model_id")):
+            if is_ours(config, directory):
                 config.file_shapes = _look(config, directory, given.get("adapter_kwargs") or {})
             return original(self, *args, **kwargs)
 
