@@ -76,7 +76,6 @@ def save_checkpoint(
             save_file(_tensors(model, optimizer), draft / f"{STATE}.safetensors")
             state = {"arguments": asdict(arguments), "scaler": _scaler_state(optimizer), **progress.to_keep()}
             (draft / f"{STATE}.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-    progress.checkpoint = target
     if arguments.save_total_limit:
         earlier = [path for step, path in sorted(_checkpoints(output).items()) if step <= progress.step]
         for path in earlier[: -arguments.save_total_limit]:

@@ -67,12 +67,12 @@ def distill(arguments: DistillArguments) -> Distilled:
         model.gradient_checkpointing_enable()
     run = Run(arguments, accelerator, model, tokenizer, training, validation, divergence)
     progress = run.finish()
-    with accelerator.autocast():
-        scores = compare(model, run.validation_batches())
     data = f"{Path(arguments.document_file).name} ({len(document):,} tokens), {len(training):,} texts written behind it"
-    distilled = Distilled(model, tokenizer, progress, data, "KL to the document", METHOD, scores)
+    distilled = Distilled(model, tokenizer, progress, data, "KL to the document", METHOD)
     if accelerator.is_main_process:
         write_results(arguments, distilled)
+    with accelerator.autocast():
+        distilled.scores = compare(model, run.validation_batches())
     return distilled
 
 

@@ -14,6 +14,7 @@ from ..card import Facts, write_card
 from ..whole import whole_files, write_text
 from .arguments import DistillArguments, TrainArguments
 from .checkpoints import Progress, writing
+from .interrupts import WRITING, Interrupts
 from .models import remember_prompt
 
 LOG_FILE = "training_log.json"
@@ -40,7 +41,7 @@ def write_results(
         OSError: they cannot be written; nothing that was there is changed then.
     """
     output, progress = Path(arguments.output_dir), trained.progress
-    with writing(output, progress):
+    with Interrupts(WRITING), writing(output, progress):
         output.mkdir(parents=True, exist_ok=True)
         with whole_files(output) as draft:
             trained.model.save_pretrained(str(draft), selected_adapters=["default"])
