@@ -43,11 +43,11 @@ def drill(quick: bool) -> Iterator[Outcome]:
             counts = Counts()
             for i in range(1 if quick else 10):
                 counts.count(outcome(folder, f"run-{number}-{i}", wound, draw.randint(3, STEPS - 2)))
-            yield counts.outcome(what, SAVED if wound.status > 2 else SAID, "no loop of its own")
+            yield counts.outcome(what, SAVED if wound.status > 2 else SAID)
         counts = Counts()
         for step in draw.sample(range(3, STEPS - 2), 1 if quick else 5):
             counts.count(ranks_signalled.outcome(folder, step))
-        yield counts.outcome("SIGTERM to one of two ranks", SAVED_BY_ALL, "no loop of its own")
+        yield counts.outcome("SIGTERM to one of two ranks", SAVED_BY_ALL)
 
 
 def wounds(draw: random.Random) -> dict[str, Wound]:
