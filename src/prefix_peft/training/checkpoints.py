@@ -24,7 +24,7 @@ from ..whole import remove, whole_directory
 from .arguments import RunArguments
 
 STATE = "training_state"
-# What may differ when a run is resumed: where things are written and how often they are said.
+# What may differ when a run is resumed: where things are written, how often they are said, what bad steps lead to.
 FREE = {
     "output_dir",
     "resume_from_checkpoint",
