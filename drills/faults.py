@@ -23,7 +23,7 @@ pairs. Or it gets SIGTERM or Ctrl-C, and must end with 143 or 130 and a checkpoi
 taken away, and the same command with `--resume-from-checkpoint` must end with the prefix, optimizer, random state and
 log of a run that nothing happened to, bit for bit, and leave no drafts."""
 SAID = "status 2, and the message says where and what; resumed, the same bits"
-SAVED_BY_ALL = "one checkpoint of that step, and both have stopped; resumed, both end"
+SAVED_BY_ALL = "both have stopped behind one step, with its checkpoint; resumed, both end"
 SAVED = "a checkpoint of that step; resumed, the same bits"
 UNWRITTEN = ("cannot be written: ", "The last good checkpoint is {last}: --resume-from-checkpoint goes on")
 STOPPED = ("at step {step}; --resume-from-checkpoint goes on from",)
