@@ -23,7 +23,7 @@ pairs. Or it gets SIGTERM or Ctrl-C, and must end with 143 or 130 and a checkpoi
 taken away, and the same command with `--resume-from-checkpoint` must end with the prefix, optimizer, random state and
 log of a run that nothing happened to, bit for bit, and leave no drafts."""
 SAID = "status 2, and the message says where and what; resumed, the same bits"
-SAVED_BY_ALL = "one checkpoint of that step, and both have stopped; resumed, both end"
+SAVED_BY_ALL = "both have stopped behind one step, with its checkpoint; resumed, both end"
 SAVED = "a checkpoint of that step; resumed, the same bits"
 UNWRITTEN = ("cannot be written: ", "The last good checkpoint is {last}: --resume-from-checkpoint goes on")
 STOPPED = ("at step {step}; --resume-from-checkpoint goes on from",)
@@ -43,11 +43,11 @@ def drill(quick: bool) -> Iterator[Outcome]:
             counts = Counts()
             for i in range(1 if quick else 10):
                 counts.count(outcome(folder, f"run-{number}-{i}", wound, draw.randint(3, STEPS - 2)))
-            yield counts.outcome(what, SAVED if wound.status > 2 else SAID, "no loop of its own")
+            yield counts.outcome(what, SAVED if wound.status > 2 else SAID)
         counts = Counts()
         for step in draw.sample(range(3, STEPS - 2), 1 if quick else 5):
             counts.count(ranks_signalled.outcome(folder, step))
-        yield counts.outcome("SIGTERM to one of two ranks", SAVED_BY_ALL, "no loop of its own")
+        yield counts.outcome("SIGTERM to one of two ranks", SAVED_BY_ALL)
 
 
 def wounds(draw: random.Random) -> dict[str, Wound]:

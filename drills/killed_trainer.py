@@ -1,4 +1,7 @@
-"""transformers' Trainer with PEFT's own prefix tuning, killed while it saves: what is left, and what it makes of it."""
+"""transformers' Trainer with PEFT's own prefix tuning, killed while it saves: what it makes of what is left.
+
+The prefix is flat: of one with an MLP a checkpoint of Trainer's holds the folded form alone, which it cannot resume.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +35,7 @@ def what_it_does(folder: Path, tries: int) -> str:
         else:
             found["end bit for bit"] += 1
     listed = ", ".join(f"{count} {what}" for what, count in found.items())
-    return f"a torn checkpoint that Trainer takes for the last one; of {tries} resumed runs {listed}"
+    return f"with Trainer, which writes it in place: of {tries} runs resumed with 'last' {listed}"
 
 
 def _prefix(output: Path) -> dict[str, torch.Tensor | str]:
@@ -61,7 +64,7 @@ def _slow_save() -> None:
 
 def _train(output: Path, resume: bool) -> int:
     torch.manual_seed(0)
-    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3, prefix_projection=True)
+    config = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3)
     model = get_peft_model(runs.base_model(), config)
     rows = [{"input_ids": (ids := torch.randint(3, runs.WORDS, (9,))), "labels": ids} for _ in range(43)]
     arguments = TrainingArguments(

@@ -17,13 +17,13 @@ from . import runs
 
 
 def outcome(folder: Path, step: int) -> str:
-    """What did not hold when the second rank got the signal in ``step``; '' where all did."""
+    """What did not hold when the second rank got the signal about ``step``; '' where all did."""
     output = folder / f"ranks-{step}"
     command = runs.command(folder, output, save_steps=0)
     if fault := _statuses(folder, command, step, wanted=143):
         return fault
-    if (left := [path.name for path in output.iterdir()]) != [f"checkpoint-{step}"]:
-        return f"step {step}: there is {left}"
+    if len(left := [path.name for path in output.iterdir()]) != 1 or not left[0].startswith("checkpoint-"):
+        return f"about step {step}: there is {left}"
     return _statuses(folder, [*command, "--resume-from-checkpoint"], None, wanted=0)
 
 
@@ -40,7 +40,7 @@ def _run(command: list[str], rank: int, port: int, step: int | None) -> int:
     passes = iter(range(10**6))
 
     def loss_of(model: nn.Module, batch: dict[str, Tensor], is_encoder_decoder: bool) -> tuple[Tensor, Tensor]:
-        if rank == 1 and step and model.training and next(passes) == 2 * (step - 1):  # two to a step
+        if rank == 1 and step and model.training and next(passes) == 2 * (step - 1):  # two to most steps
             os.kill(os.getpid(), signal.SIGTERM)
         return target_loss(model, batch, is_encoder_decoder)
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from drills import runs
 from prefix_peft.__main__ import main
-from prefix_peft.training import loop
+from prefix_peft.training import loop, results
 from prefix_peft.training.evaluation import target_loss
 from prefix_peft.training.interrupts import Interrupts
 
@@ -77,6 +77,24 @@ def test_a_second_ctrl_c_stops_at_once(folder, tmp_path, monkeypatch, capfd):
     in_training_call(monkeypatch, 7, here(signal.SIGINT, signal.SIGINT))
     assert main(runs.command(folder, tmp_path, **SHORT)) == 130
     assert "prefix-peft train: stopped." in capfd.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_signal_in_the_last_validation_loses_nothing(folder, tmp_path, monkeypatch):
+    options = SHORT | {"validation_file": folder / "validation.jsonl", "eval_steps": 100}
+    assert main(runs.command(folder, tmp_path / "whole", **options)) == 0
+    command = runs.command(folder, tmp_path / "stopped", **options)
+    in_training_call(monkeypatch, 1 + 12 + 1, here(signal.SIGTERM))  # behind the first validation and six steps
+    assert main(command) == 143
+    assert [path.name for path in (tmp_path / "stopped").iterdir()] == ["checkpoint-6"]
+    assert main([*command, "--resume-from-checkpoint"]) == 0
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "whole")
+
+
+def test_a_signal_while_the_results_are_written_lets_them_be_written(folder, tmp_path, monkeypatch):
+    write = results.write_card
+    monkeypatch.setattr(results, "write_card", lambda *given: (here(signal.SIGTERM)(), write(*given)))
+    assert main(runs.command(folder, tmp_path, **SHORT)) == 0
+    assert (tmp_path / "training_log.json").is_file() and (tmp_path / "README.md").is_file()
 
 
 def test_a_second_sigterm_does_not_interrupt_the_saving(folder, tmp_path, monkeypatch):

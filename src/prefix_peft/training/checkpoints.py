@@ -31,7 +31,7 @@ from .random_states import random_states, set_random_states
 from .states import check_tensors, read_state, read_tensors
 
 STATE = "training_state"
-# What may differ when a run is resumed: where things are written and how often they are said.
+# What may differ when a run is resumed: where things are written, how often they are said, what bad steps lead to.
 FREE = {
     "output_dir",
     "resume_from_checkpoint",
@@ -82,7 +82,6 @@ def save_checkpoint(
     prefix, tensors, ranks = full_prefix(model), _tensors(model, optimizer), PartialState().num_processes
     state = {"arguments": asdict(arguments), "ranks": ranks, "scaler": _scaler_state(optimizer), **progress.to_keep()}
     if not PartialState().is_main_process:
-        progress.checkpoint = target
         return target
     with writing(target, progress):
         _check_place(output, progress)
@@ -90,7 +89,6 @@ def save_checkpoint(
             model.save_pretrained(str(draft), selected_adapters=["default"], state_dict=prefix)
             save_file(tensors, draft / f"{STATE}.safetensors")
             (draft / f"{STATE}.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-    progress.checkpoint = target
     if arguments.save_total_limit:
         earlier = [path for step, path in sorted(_checkpoints(output).items()) if step <= progress.step]
         for path in earlier[: -arguments.save_total_limit]:

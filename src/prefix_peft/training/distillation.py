@@ -68,11 +68,11 @@ def distill(arguments: DistillArguments) -> Distilled:
         model.gradient_checkpointing_enable()
     run = Run(arguments, accelerator, model, tokenizer, training, validation, divergence)
     progress = run.finish()
-    with accelerator.autocast():
-        scores = compare(model, run.validation_batches())
     data = f"{Path(arguments.document_file).name} ({len(document):,} tokens), {len(training):,} texts written behind it"
-    distilled = Distilled(model, tokenizer, progress, data, "KL to the document", METHOD, scores)
+    distilled = Distilled(model, tokenizer, progress, data, "KL to the document", METHOD)
     write_results(arguments, distilled)
+    with accelerator.autocast():
+        distilled.scores = compare(model, run.validation_batches())
     return distilled
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-NOTE = "\n{}: stopping behind this step, with a checkpoint. Ctrl-C (again) stops at once.\n"
+STOPPING = "stopping behind this step, with a checkpoint"
+WRITING = "the results are being written, which ends the run"
 
 
 class Interrupted(KeyboardInterrupt):
@@ -33,8 +34,8 @@ class Interrupts:
     block does nothing.
     """
 
-    def __init__(self) -> None:
-        self.received = 0
+    def __init__(self, note: str = STOPPING) -> None:
+        self.received, self.note = 0, note
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:
@@ -52,7 +53,8 @@ class Interrupts:
         if self.received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = self.received or number
-        os.write(2, NOTE.format(signal.Signals(number).name).encode())  # print might be what was interrupted
+        note = f"\n{signal.Signals(number).name}: {self.note}. Ctrl-C (again) stops at once.\n"
+        os.write(2, note.encode())  # print might be what was interrupted
 
     def agreed(self, accelerator: Accelerator) -> int:
         """The number of a signal that any rank has received, 0 for none; every rank asks at the same step."""

@@ -134,8 +134,9 @@ class Run:
                 if self.progress.step % (self.arguments.eval_steps or self.steps_an_epoch) == 0:
                     self._log_validation()
                 self._save_if_due(interrupts.agreed(self.accelerator))
-        if self.progress.log and self.progress.log[-1].get("validation_loss") is None:
-            self._log_validation()
+            if self.progress.log and self.progress.log[-1].get("validation_loss") is None:
+                self._log_validation()
+                self._save_if_due(interrupts.agreed(self.accelerator), is_step=False)
         return self.progress
 
     def _bar(self) -> tqdm:
@@ -252,12 +253,13 @@ class Run:
             size = self.arguments.per_device_eval_batch_size
             yield from shared_batches(self.validation.examples, size, self.collate)
 
-    def _save_if_due(self, interrupted: int) -> None:
+    def _save_if_due(self, interrupted: int, is_step: bool = True) -> None:
         """Write a checkpoint where this step has one, or where a signal (its number, or 0) asks to stop."""
-        if interrupted or (self.arguments.save_steps and self.progress.step % self.arguments.save_steps == 0):
+        due = is_step and self.arguments.save_steps and self.progress.step % self.arguments.save_steps == 0
+        if due or interrupted:
             self.accelerator.wait_for_everyone()
             save_checkpoint(self.plain, self.optimizer, self.progress, self.arguments)
-        if interrupted:
             self.accelerator.wait_for_everyone()
-            checkpoint = Path(self.arguments.output_dir, f"checkpoint-{self.progress.step}")
-            raise Interrupted(interrupted, self.progress.step, checkpoint)
+            self.progress.checkpoint = Path(self.arguments.output_dir, f"checkpoint-{self.progress.step}")
+            if interrupted:
+                raise Interrupted(interrupted, self.progress.step, self.progress.checkpoint)

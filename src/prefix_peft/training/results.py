@@ -17,6 +17,7 @@ from ..gathering import full_prefix
 from ..whole import whole_files, write_text
 from .arguments import DistillArguments, TrainArguments
 from .checkpoints import Progress, writing
+from .interrupts import WRITING, Interrupts
 from .models import remember_prompt
 
 LOG_FILE = "training_log.json"
@@ -48,7 +49,7 @@ def write_results(
     prefix = full_prefix(trained.model)
     if not PartialState().is_main_process:
         return
-    with writing(output, progress):
+    with Interrupts(WRITING), writing(output, progress):
         output.mkdir(parents=True, exist_ok=True)
         with whole_files(output) as draft:
             trained.model.save_pretrained(str(draft), selected_adapters=["default"], state_dict=prefix)
