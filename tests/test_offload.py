@@ -7,7 +7,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 import prefix_peft
-from prefix_peft import offloaded
+from prefix_peft.plugin import offloaded
 
 DISK = {  # what of each family; the rest stays in memory
     "llama": ("model.layers.1", "model.layers.2"),

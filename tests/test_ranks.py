@@ -190,7 +190,7 @@ def test_sharding_that_is_not_in_force_is_refused(name, monkeypatch):
 def test_a_prefix_held_in_parts_is_written_by_the_first_rank(rank, monkeypatch, tmp_path):
     model = prefix_peft.wrap(tiny.build("llama"), 3)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: rank)
-    monkeypatch.setattr("prefix_peft.plugin.is_held_in_parts", lambda _: True)
+    monkeypatch.setattr("prefix_peft.plugin.saving.is_held_in_parts", lambda _: True)
     model.save_pretrained(str(tmp_path))
     assert any(tmp_path.iterdir()) == (rank == 0)
 

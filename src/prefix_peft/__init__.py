@@ -14,4 +14,4 @@ from .wrap import wrap as wrap
 
 __version__ = "0.1.0"
 
-register(PrefixConfig, PrefixModel)
+register()

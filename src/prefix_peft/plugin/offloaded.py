@@ -7,42 +7,30 @@ layer. So for the time of loading a prefix the map is put away, or says that all
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import wraps
 from typing import Any
 
-import peft.peft_model
 from peft import PeftConfig
-from transformers.integrations.peft import PeftAdapterMixin
 
-from .config import PREFIX_KV
+from ..config import PREFIX_KV
 
 HUB = ("subfolder", "revision", "cache_dir", "token")  # what tells where a config lies
 
 
-def install() -> None:
-    """Stand before PEFT's and transformers' way to load an adapter. Harmless to repeat."""
-    original = peft.peft_model.PeftModel.from_pretrained.__func__
-    if hasattr(original, "prefix_peft_offloaded"):
-        return
+def load_model(original: Callable, cls: Any, model: Any, model_id: str, *args: Any, **kwargs: Any) -> Any:
+    """For ``PeftModel.from_pretrained``."""
+    with _mapped(model, None, model_id, kwargs):
+        return original(cls, model, model_id, *args, **kwargs)
 
-    @wraps(original)
-    def from_pretrained(cls: Any, model: Any, model_id: str, *args: Any, **kwargs: Any) -> Any:
-        with _mapped(model, None, model_id, kwargs):
-            return original(cls, model, model_id, *args, **kwargs)
 
-    from_pretrained.prefix_peft_offloaded = True  # pyright: ignore[reportAttributeAccessIssue]
-    peft.peft_model.PeftModel.from_pretrained = classmethod(from_pretrained)  # pyright: ignore[reportAttributeAccessIssue]
-    load = PeftAdapterMixin.load_adapter
-
-    @wraps(load)
-    def load_adapter(self: Any, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
-        here = {name: "cpu" if place == "disk" else place for name, place in getattr(self, "hf_device_map", {}).items()}
-        with _mapped(self, here, peft_model_id, kwargs):
-            return load(self, peft_model_id, *args, **kwargs)
-
-    PeftAdapterMixin.load_adapter = load_adapter
+def load_into_transformers(
+    original: Callable, model: Any, peft_model_id: str | None = None, *args: Any, **kwargs: Any
+) -> Any:
+    """For transformers' own ``load_adapter``."""
+    here = {name: "cpu" if place == "disk" else place for name, place in getattr(model, "hf_device_map", {}).items()}
+    with _mapped(model, here, peft_model_id, kwargs):
+        return original(model, peft_model_id, *args, **kwargs)
 
 
 @contextmanager
