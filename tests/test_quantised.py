@@ -298,6 +298,9 @@ def test_packed_weights_are_refused_and_left_alone(folder):
         wrapped(run)
     fresh = load(folder / "llama", "4bit")
     packing = {name: module.support_avx512bf16_for_cpu for name, module in fresh.named_modules() if "_proj" in name}
+    with pytest.raises(ValueError, match="No attention module"):
+        wrapped(fresh, target_modules=["nowhere"])
+    assert {module.support_avx512bf16_for_cpu for name, module in fresh.named_modules() if name in packing} == {True}
     base = wrapped(fresh).unload()
     after = {name: module.support_avx512bf16_for_cpu for name, module in base.named_modules() if "_proj" in name}
     assert set(packing.values()) == {True} and after == packing

@@ -52,6 +52,8 @@ class PrefixModel(BaseTuner):
         except Exception:
             self.peft_config.pop(adapter_name, None)
             _detach(model, adapter_name)
+            if not prefix_layers(model):
+                quantised.release(model)
             raise
         install()
         try_kernels(model.device.type, model.dtype)

@@ -28,12 +28,14 @@ def keep_trainable(model: nn.Module) -> None:
     Raises:
         ValueError: some are packed already.
     """
-    for name, layer in _packing(model):
+    layers = dict(_packing(model))
+    for name, layer in layers.items():
         if getattr(getattr(layer.weight, "quant_state", None), "packing_format_for_cpu", False):
             raise ValueError(
                 f"bitsandbytes has packed the 4-bit weights of {name} when the model was run, and lets no gradient "
                 "through them any more. Load the model again and wrap it before it runs."
             )
+    for layer in layers.values():
         setattr(layer, PACKS, False)
         layer.kept_from_packing = True
 
