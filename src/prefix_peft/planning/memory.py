@@ -58,7 +58,7 @@ def count(config: PretrainedConfig, request: Request) -> Memory:
     try:
         with Weightless():
             return _count(config, request)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, AttributeError) as error:
         reason = str(error).partition("\n")[0]
         raise NotImplementedError(
             f"{config.model_type} cannot be run without its weights, so what it takes cannot be counted: {reason}"
