@@ -17,7 +17,7 @@ import atheris  # pyright: ignore[reportMissingImports]
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 with atheris.instrument_imports(include=["prefix_peft", "peft.config", "json"]):
-    import prefix_peft.training.loop  # noqa: F401  (each line of it counts its visits)
+    import prefix_peft.training.train  # noqa: F401  (each line of it counts its visits)
 
 from drills import fuzz
 from drills.hostile.dice import from_bytes

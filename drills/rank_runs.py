@@ -29,10 +29,10 @@ from prefix_peft.training import ranks
 from prefix_peft.training.arguments import EvaluateArguments, TrainArguments
 from prefix_peft.training.batches import collate, encode_pairs, padding_id
 from prefix_peft.training.evaluation import target_loss
-from prefix_peft.training.loop import train
 from prefix_peft.training.scoring import evaluate
 from prefix_peft.training.sharing import shared_batches
 from prefix_peft.training.tasks import read_jsonl, training_pairs
+from prefix_peft.training.train import train
 
 PAIRS, PAIRS_A_STEP = 9, 4  # so the last step of an epoch has one pair, and all ranks but one have none
 STEPS, SAVED = 4, 2

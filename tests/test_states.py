@@ -11,7 +11,7 @@ from safetensors.torch import load, save_file
 from test_training import a_fresh_accelerator, folder, options  # noqa: F401  (fixtures)
 from test_untrusted import Trap
 
-from prefix_peft.training.loop import train
+from prefix_peft.training.train import train
 
 
 @pytest.fixture(scope="module")

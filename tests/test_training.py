@@ -25,8 +25,8 @@ from prefix_peft.training import loop
 from prefix_peft.training.arguments import TrainArguments
 from prefix_peft.training.batches import collate
 from prefix_peft.training.evaluation import mean_loss, target_loss
-from prefix_peft.training.loop import train
 from prefix_peft.training.models import recall_separator
+from prefix_peft.training.train import train
 
 RECORDS = [
     {
@@ -160,7 +160,7 @@ def test_grouping_by_length_pads_less_and_loses_nothing(folder, tmp_path):
     from accelerate import Accelerator
 
     from prefix_peft.training.batches import EncodedPairs
-    from prefix_peft.training.loop import Run
+    from prefix_peft.training.run import Run
 
     generator = torch.Generator().manual_seed(0)
     lengths = torch.randint(1, 90, (203,), generator=generator).tolist()
@@ -179,9 +179,9 @@ def test_grouping_by_length_pads_less_and_loses_nothing(folder, tmp_path):
             assert [len(step) for step in steps] == [4] * 50 + [3]
             epochs.append(steps)
         assert epochs[0] != epochs[1], "each epoch has an order of its own"
-        order = run._order(torch.Generator().manual_seed(1))
+        order = run._order(1)
         assert sorted(order) == list(range(203))
-        assert order != run._order(torch.Generator().manual_seed(2))
+        assert order != run._order(2)
         batches = [[lengths[i] for i in order[start : start + 4]] for start in range(0, 203, 4)]
         padding[grouped] = sum(max(batch) * len(batch) - sum(batch) for batch in batches)
     assert padding[True] < 0.3 * padding[False]
@@ -221,6 +221,15 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder, tmp_path, monkeypatch, 
     monkeypatch.setattr(loop, "target_loss", diverging)
     with pytest.raises(FloatingPointError, match=rf"the loss is {value} at step \d+, .*; lower --learning-rate"):
         train(options(folder, tmp_path, max_steps=20))
+
+
+def test_a_base_in_bfloat16_trains_a_prefix_in_float32(folder, tmp_path):
+    trained = train(options(folder, tmp_path, dtype="bfloat16", max_steps=20))
+    kinds = {name: p.dtype for name, p in trained.model.named_parameters()}
+    assert {kinds[name] for name in kinds if "prefix_kv" not in name} == {torch.bfloat16}
+    assert {kinds[name] for name in kinds if "prefix_kv" in name} == {torch.float32}
+    losses = [entry["loss"] for entry in trained.progress.log if "loss" in entry]
+    assert losses[-1] < losses[0] - 0.1
 
 
 def test_bf16_and_checkpointing_train(folder, tmp_path):

@@ -34,8 +34,8 @@ USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help
 
 def train_command(arguments: TrainArguments) -> None:
     """Train; afterwards say what was written and how to use it."""
-    from .training.loop import train
     from .training.report import plot_learning_curve
+    from .training.train import train
 
     trained = train(arguments)
     if not _is_first():
@@ -77,7 +77,7 @@ def generate_command(arguments: GenerateArguments) -> None:
     from .training.samples import read_lines
 
     sources = [arguments.prompt] if arguments.prompt is not None else read_lines(str(arguments.input_file))
-    model, tokenizer = load_prefix(arguments.model, arguments.adapter, arguments.bits)
+    model, tokenizer = load_prefix(arguments.model, arguments.adapter, arguments.bits, arguments.dtype)
     texts = generate_texts(
         model, tokenizer, sources, separator=recall_separator(arguments.adapter, arguments.separator),
         num_beams=arguments.num_beams, max_new_tokens=arguments.max_new_tokens,
@@ -100,9 +100,9 @@ def inspect_command(arguments: InspectArguments) -> None:
     from .wrap import wrap
 
     if arguments.adapter is None:
-        model = wrap(load_base(arguments.model, arguments.bits)[0])
+        model = wrap(load_base(arguments.model, arguments.bits, arguments.dtype)[0])
     else:
-        model, _ = load_prefix(arguments.model, arguments.adapter, arguments.bits)
+        model, _ = load_prefix(arguments.model, arguments.adapter, arguments.bits, arguments.dtype)
     print(sites_table(inspect(model)))
 
 

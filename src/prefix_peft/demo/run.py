@@ -10,11 +10,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from ..training.arguments import TrainArguments
-from ..training.loop import train
 from ..training.report import markdown_table, plot_learning_curve
 from ..training.results import Trained, released_parameters, write_results
 from ..training.scoring import Scores, score_records
 from ..training.tasks import read_jsonl
+from ..training.train import train
 from .records import pairs
 
 BASE = Path(__file__).parent / "prefix-peft-demo-base"

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..training.arguments import BaseArguments, check_counts
-from .request import DTYPES, Request
+from .request import Request
 from .sharding import SHARDED, STRATEGIES
 
 GIB = 2**30
-OF_ANY = ("model", "load_in_8bit", "load_in_4bit", "adapter", "plan")  # the others belong to a plan
+OF_ANY = ("model", "dtype", "load_in_8bit", "load_in_4bit", "adapter", "plan")  # the others belong to a plan
 
 
 def _option(default: Any, text: str, **metadata: Any) -> Any:
@@ -38,7 +38,6 @@ class InspectArguments(BaseArguments):
     sequence_length: int = _option(512, "T: tokens of the longest text; of the source, where there are two.")
     target_length: int | None = _option(None, "Tokens of an encoder-decoder's target. Default: as of its source.")
     max_new_tokens: int = _option(100, "Tokens that are written behind a text.")
-    dtype: str = _option("float32", "Of the frozen weights.", choices=list(DTYPES))
     mixed_precision: str = _option("no", "no, bf16 or fp16.", choices=["no", "bf16", "fp16"])
     gradient_checkpointing: bool = _option(False, "Recompute activations in the backward pass.")
     num_processes: int = _option(1, "N: devices that train one prefix together.")

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from transformers import PretrainedConfig
 
-DTYPES = ("float32", "bfloat16", "float16")
+from ..config import DTYPES
+
 BITS = (8, 4)
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}  # Accelerate's names
 

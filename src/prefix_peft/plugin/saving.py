@@ -1,4 +1,4 @@
-"""Saving a prefix that several processes hold in parts, or that a trainer goes on with: more than a release is needed."""
+"""Saving a prefix that several processes hold in parts, or of which a trainer needs more than the release."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from ..config import DTYPES
+
 TOO_LONG = ("cut", "drop", "refuse")
 LARGEST = 1e9  # of a number that is to be finite
 RANGES = {
@@ -34,6 +36,9 @@ class BaseArguments:
     """Which base model, and how many bits its weights have."""
 
     model: str = field(metadata={"help": "The base model: a directory or the id of a Hub repository."})
+    dtype: str = field(
+        default="float32", kw_only=True, metadata={"help": "Of the base model's weights.", "choices": list(DTYPES)}
+    )
     load_in_8bit: bool = field(
         default=False, kw_only=True, metadata={"help": "Keep the base model's weights in 8 bits (needs bitsandbytes)."}
     )

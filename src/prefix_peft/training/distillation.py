@@ -27,10 +27,10 @@ from .arguments import DistillArguments
 from .batches import IGNORED, encode_prompts
 from .checkpoints import checkpoint_to_resume
 from .lines import read_text
-from .loop import Run
 from .models import load_base
 from .ranks import begin
 from .results import Trained, write_results
+from .run import Run
 from .samples import SAMPLES_FILE, Sample, continued, encoded, prompts_for, read_samples, write_samples
 from .sharing import summed
 
@@ -56,7 +56,7 @@ def distill(arguments: DistillArguments) -> Distilled:
         Interrupted: SIGTERM or Ctrl-C, after a checkpoint.
     """
     accelerator = begin(arguments)
-    base, tokenizer = load_base(arguments.model, arguments.bits)
+    base, tokenizer = load_base(arguments.model, arguments.bits, arguments.dtype)
     document = read_document(arguments, base, tokenizer)
     prompts = prompts_for(arguments, tokenizer, document)
     _check_room(arguments, tokenizer, len(document), max(map(len, prompts)))

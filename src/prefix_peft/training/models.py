@@ -26,19 +26,24 @@ PROMPT_FILE = "prompt.json"  # how the sources of a prefix were written, beside 
 NOTHING_RUNS = {"trust_remote_code": False}  # of what a repository brings along
 
 
-def load_base(name: str, bits: int | None = None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def load_base(
+    name: str, bits: int | None = None, dtype: str = "float32"
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The base model in eval mode, and its tokenizer, which knows how much the model can read.
 
-    Its weights are in float32, but those of its linear maps in ``bits`` bits, 8 or 4, where that is asked for.
+    Its weights are in ``dtype``, but those of its linear maps in ``bits`` bits, 8 or 4, where that is asked for.
 
     Raises:
         ImportError: bitsandbytes, which quantises, is not installed.
     """
     config = AutoConfig.from_pretrained(name, **NOTHING_RUNS)
     auto = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    quantised = BitsAndBytesConfig(load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_quant_type="nf4")
+    held = getattr(torch, dtype)
+    quantised = BitsAndBytesConfig(
+        load_in_8bit=bits == 8, load_in_4bit=bits == 4, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=held
+    )
     placed = {"quantization_config": quantised, "device_map": {"": PartialState().device}} if bits else {}
-    model = auto.from_pretrained(name, dtype=torch.float32, use_safetensors=True, **placed, **NOTHING_RUNS).eval()
+    model = auto.from_pretrained(name, dtype=held, use_safetensors=True, **placed, **NOTHING_RUNS).eval()
     tokenizer = AutoTokenizer.from_pretrained(name, **NOTHING_RUNS)
     limit = getattr(config, "max_position_embeddings", None)
     if limit:
@@ -46,10 +51,12 @@ def load_base(name: str, bits: int | None = None) -> tuple[PreTrainedModel, PreT
     return model, tokenizer
 
 
-def load_prefix(name: str, adapter: str, bits: int | None = None) -> tuple[PeftModel, PreTrainedTokenizerBase]:
+def load_prefix(
+    name: str, adapter: str, bits: int | None = None, dtype: str = "float32"
+) -> tuple[PeftModel, PreTrainedTokenizerBase]:
     """A base model with a trained prefix, on this rank's device, and the tokenizer."""
     device = find_ranks().device
-    model, tokenizer = load_base(name, bits)
+    model, tokenizer = load_base(name, bits, dtype)
     if bits is None:
         model.to(device)  # pyright: ignore[reportArgumentType]
     return PeftModel.from_pretrained(model, adapter), tokenizer

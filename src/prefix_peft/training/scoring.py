@@ -52,7 +52,7 @@ def evaluate(arguments: EvaluateArguments) -> Evaluation:
         records = read_jsonl(str(arguments.data_file))
     records = records[: arguments.max_samples]
     signatures = metrics.signatures([record.references for record in records])  # first: it needs sacrebleu
-    model, tokenizer = load_prefix(arguments.model, arguments.adapter, arguments.bits)
+    model, tokenizer = load_prefix(arguments.model, arguments.adapter, arguments.bits, arguments.dtype)
     separator = recall_separator(arguments.adapter, arguments.separator)
     scores, generations = {}, {}
     for system in ["base model", "with prefix"] if arguments.without_prefix else ["with prefix"]:

@@ -1,4 +1,4 @@
-"""The training loop: a prefix, AdamW and Accelerate, small enough to read in one sitting."""
+"""One run, step by step: AdamW and Accelerate on the prefix alone, small enough to read in one sitting."""
 
 from __future__ import annotations
 
@@ -19,49 +19,17 @@ from transformers import PreTrainedTokenizerBase
 
 from ..bars import bar
 from ..whole import sweep
-from ..wrap import wrap
-from .arguments import RunArguments, TrainArguments
+from .arguments import RunArguments
 from .batches import EncodedPairs, collate, padding_id
 from .checkpoints import Progress, checkpoint_to_resume, load_checkpoint, place_of, save_checkpoint
-from .data import load_data
-from .evaluation import Loss, mean_loss, target_loss
+from .evaluation import Loss, mean_loss
 from .interrupts import Interrupted, Interrupts
-from .models import load_base
 from .nonfinite import BadStep, is_finite, is_overflow
-from .ranks import begin, prepare, synchronized
-from .results import Trained, write_results
+from .order import order_by_length, order_of_epoch
+from .ranks import prepare, synchronized
 from .sharing import Example, shared_batches, summed
 
-LENGTH_WINDOW = 50  # steps whose pairs are sorted together
 GATE_LEARNING_RATE = 5e-2  # a gate is one number a head that has to travel from 0 to about 1
-
-
-def train(arguments: TrainArguments) -> Trained:
-    """Train a prefix, writing release, card, log and checkpoints to ``output_dir``.
-
-    Raises:
-        ValueError: data, arguments or checkpoint make no sense; said before training starts.
-        FloatingPointError: the loss or its gradient is no longer finite.
-        OSError: something cannot be written.
-        Interrupted: SIGTERM or Ctrl-C, after a checkpoint.
-    """
-    accelerator = begin(arguments)
-    base, tokenizer = load_base(arguments.model, arguments.bits)
-    pairs, validation = load_data(arguments, tokenizer, base.config.is_encoder_decoder)
-    Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)  # what cannot be written to is said now
-    model = wrap(
-        base, arguments.num_virtual_tokens, prefix_projection=arguments.prefix_projection,
-        encoder_hidden_size=arguments.encoder_hidden_size, prefix_dropout=arguments.prefix_dropout,
-        num_frozen_tokens=arguments.num_frozen_tokens, gate=arguments.gate, init_text=arguments.init_text,
-        tokenizer_name_or_path=arguments.model,
-    )  # fmt: skip
-    if arguments.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    progress = Run(arguments, accelerator, model, tokenizer, pairs, validation, target_loss).finish()
-    data = f"{arguments.task or Path(str(arguments.train_file)).name}, {len(pairs):,} pairs"
-    trained = Trained(model, tokenizer, progress, data)
-    write_results(arguments, trained)
-    return trained
 
 
 class Run:
@@ -148,27 +116,17 @@ class Run:
         """The pairs of each step still to come, by number, in an order that depends on seed and epoch alone."""
         while self.progress.step < self.steps:
             epoch, done = divmod(self.progress.step, self.steps_an_epoch)
-            order = self._order(torch.Generator().manual_seed(self.arguments.seed + epoch))
+            order = self._order(epoch)
             for start in range(done * self.pairs_a_step, len(order), self.pairs_a_step):
                 yield order[start : start + self.pairs_a_step]
                 if self.progress.step == self.steps:
                     return
 
-    def _order(self, generator: torch.Generator) -> list[int]:
-        """A random order of the pairs; grouped by length, the pairs of one step come from a window of like ones."""
-        order = torch.randperm(len(self.pairs), generator=generator).tolist()
+    def _order(self, epoch: int) -> list[int]:
+        seed = self.arguments.seed + epoch
         if not self.arguments.group_by_length:
-            return order
-        window = self.pairs_a_step * LENGTH_WINDOW
-        by_length = [
-            pair
-            for start in range(0, len(order), window)
-            for pair in sorted(order[start : start + window], key=lambda pair: len(self.pairs[pair]["input_ids"]))
-        ]
-        steps = [by_length[start : start + self.pairs_a_step] for start in range(0, len(order), self.pairs_a_step)]
-        whole, rest = (steps[:-1], steps[-1]) if len(steps[-1]) < self.pairs_a_step else (steps, [])
-        shuffled = torch.randperm(len(whole), generator=generator).tolist()
-        return [pair for i in shuffled for pair in whole[i]] + rest
+            return order_of_epoch(len(self.pairs), seed)
+        return order_by_length([len(pair["input_ids"]) for pair in self.pairs.examples], self.pairs_a_step, seed)
 
     def _step(self, pairs: list[int], shown: tqdm, started: float) -> None:
         """One optimizer step, or none where its gradients are not finite."""

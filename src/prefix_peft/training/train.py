@@ -1,0 +1,42 @@
+"""From arguments to a trained prefix: data, model, run and results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..wrap import wrap
+from .arguments import TrainArguments
+from .data import load_data
+from .evaluation import target_loss
+from .models import load_base
+from .ranks import begin
+from .results import Trained, write_results
+from .run import Run
+
+
+def train(arguments: TrainArguments) -> Trained:
+    """Train a prefix, writing release, card, log and checkpoints to ``output_dir``.
+
+    Raises:
+        ValueError: data, arguments or checkpoint make no sense; said before training starts.
+        FloatingPointError: the loss or its gradient is no longer finite.
+        OSError: something cannot be written.
+        Interrupted: SIGTERM or Ctrl-C, after a checkpoint.
+    """
+    accelerator = begin(arguments)
+    base, tokenizer = load_base(arguments.model, arguments.bits, arguments.dtype)
+    pairs, validation = load_data(arguments, tokenizer, base.config.is_encoder_decoder)
+    Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)  # what cannot be written to is said now
+    model = wrap(
+        base, arguments.num_virtual_tokens, prefix_projection=arguments.prefix_projection,
+        encoder_hidden_size=arguments.encoder_hidden_size, prefix_dropout=arguments.prefix_dropout,
+        num_frozen_tokens=arguments.num_frozen_tokens, gate=arguments.gate, init_text=arguments.init_text,
+        tokenizer_name_or_path=arguments.model,
+    )  # fmt: skip
+    if arguments.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    progress = Run(arguments, accelerator, model, tokenizer, pairs, validation, target_loss).finish()
+    data = f"{arguments.task or Path(str(arguments.train_file)).name}, {len(pairs):,} pairs"
+    trained = Trained(model, tokenizer, progress, data)
+    write_results(arguments, trained)
+    return trained
