@@ -97,9 +97,7 @@ def test_a_run_is_resumed_on_another_number_of_ranks(folder, monkeypatch):
         rank_runs.main([str(one), "mlp+dropout+resumed"])
     AcceleratorState._reset_state(reset_partial_state=True)
     monkeypatch.setattr(rank_runs, "PAIRS_A_STEP", 6)
-    with pytest.raises(
-        ValueError, match=r"have 4 pairs \(1 .* x 2 ranks\), now it would be 6 \(6 pairs a batch"
-    ):
+    with pytest.raises(ValueError, match=r"have 4 pairs \(1 .* x 2 ranks\), now it would be 6 \(6 pairs a batch"):
         rank_runs.main([str(one), "mlp+resumed"])
 
 

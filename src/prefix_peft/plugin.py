@@ -17,6 +17,7 @@ import torch
 from peft.config import PeftConfigMixin
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 
+from . import offloaded
 from .checkpoint import read_shapes
 from .config import PREFIX_KV
 from .gathering import is_held_in_parts
@@ -30,6 +31,7 @@ def register(config_class: type, tuner_class: type) -> None:
     _read_the_weights_header_with_the_config(config_class)
     _accept_lists(tuner_class)
     _write_once(tuner_class)
+    offloaded.install()
 
 
 def _read_the_weights_header_with_the_config(config_class: type) -> None:
