@@ -141,9 +141,11 @@ def sharded() -> Iterator[None]:
     def find_accelerator(mixed_precision: str | None) -> Accelerator:
         accelerator = original(mixed_precision)
         accelerator.state.distributed_type = DistributedType.FSDP
-        accelerator.state.fsdp_plugin = FullyShardedDataParallelPlugin(
+        accelerator.state.fsdp_plugin = plugin = FullyShardedDataParallelPlugin(
             fsdp_version=2, auto_wrap_policy="transformer_based_wrap", reshard_after_forward=True
         )
+        if accelerator.mixed_precision != "no":
+            plugin.set_mixed_precision(accelerator.mixed_precision)
         return accelerator
 
     ranks.find_accelerator = find_accelerator

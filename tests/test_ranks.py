@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedType, set_seed
@@ -183,3 +184,28 @@ def test_sharding_that_is_not_in_force_is_refused(name, monkeypatch):
     with pytest.raises(ValueError, match=rf"{name} was asked for but is not in force: on cpu with 2 process"):
         launch.check_launch(State(2, DistributedType.MULTI_CPU))
     launch.check_launch(State(2, DistributedType(name)))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_prefix_held_in_parts_is_written_by_the_first_rank(rank, monkeypatch, tmp_path):
+    model = prefix_peft.wrap(tiny.build("llama"), 3)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: rank)
+    monkeypatch.setattr("prefix_peft.plugin.is_held_in_parts", lambda _: True)
+    model.save_pretrained(str(tmp_path))
+    assert any(tmp_path.iterdir()) == (rank == 0)
+
+
+def test_an_mlp_sharded_with_one_layer_says_what_to_do():
+    """A trunk whose parameters are left in parts, as other layers than the first would find it."""
+    trunk = prefix_peft.wrap(tiny.build("llama"), 3, prefix_projection=True).get_submodule(
+        "base_model.model.model.layers.0.self_attn.prefix_kv.prefix_kv_encoder.default.trunk"
+    )
+    trunk.embedding.full_tensor = None  # what tells a DTensor
+    with pytest.raises(ValueError, match=r"fully_shard\(module\) for each prefix_peft.encoders.Trunk"):
+        trunk()
+
+
+def test_weights_that_only_the_first_rank_loads_are_refused(monkeypatch):
+    monkeypatch.setattr("prefix_peft.gathering.is_fsdp_enabled", lambda: True)
+    with pytest.raises(ValueError, match="fsdp_cpu_ram_efficient_loading lets the first rank alone load"):
+        prefix_peft.wrap(tiny.build("llama"), 3)

@@ -3,6 +3,9 @@
 What is done here is done by all processes at the same time: each sends its part and gets the whole.
 """
 
+# pyright: reportMissingImports=false
+# (DeepSpeed is imported where it is in use)
+
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
@@ -11,7 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers.integrations import is_fsdp_enabled
+from transformers.integrations.fsdp import is_fsdp_enabled
 
 
 def is_dtensor(tensor: Tensor) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 
 import peft.peft_model
 from peft import PeftConfig
-from transformers.integrations import PeftAdapterMixin
+from transformers.integrations.peft import PeftAdapterMixin
 
 from .config import PREFIX_KV
 

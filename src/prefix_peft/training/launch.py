@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -53,7 +54,8 @@ def check_launch(state: AcceleratorState) -> None:
     """
     _check_processes(state)
     for name in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        if _is_asked_for(name) and state.distributed_type != name:
+        alone = name == DistributedType.FSDP and state.num_processes == 1  # nobody to share with
+        if _is_asked_for(name) and state.distributed_type != name and not alone:
             raise ValueError(
                 f"{name.value} was asked for but is not in force: on {state.device.type} with {state.num_processes} "
                 f"process(es) Accelerate runs {state.distributed_type.value} instead, and each would hold the whole "
@@ -80,7 +82,7 @@ def _check_processes(state: PartialState | AcceleratorState) -> None:
         raise ValueError(
             f"{asked} processes were asked for, and each would train by itself, as the only one. "
             f"On CPUs `accelerate launch` starts one: use `torchrun --nproc_per_node {asked} -m prefix_peft ...` "
-            "(without --use_fsdp). On GPUs, see that torch.cuda.is_available()."
+            "there. On GPUs, see that torch.cuda.is_available()."
         )
 
 
@@ -103,5 +105,6 @@ def _processes(arguments: list[str]) -> int:
     if options.num_processes is not None:
         return options.num_processes
     with suppress(OSError, ValueError):
-        return load_config_from_file(options.config_file or default_config_file).num_processes
+        config: Any = load_config_from_file(options.config_file or default_config_file)
+        return config.num_processes
     return 1

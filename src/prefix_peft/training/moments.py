@@ -3,6 +3,9 @@
 All ranks call these together. Under DeepSpeed they know AdamW's moments.
 """
 
+# pyright: reportMissingImports=false
+# (DeepSpeed is imported where it is in use)
+
 from __future__ import annotations
 
 from collections.abc import Mapping

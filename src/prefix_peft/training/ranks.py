@@ -25,8 +25,9 @@ def begin(arguments: RunArguments) -> Accelerator:
     """
     accelerator = find_accelerator(arguments.mixed_precision)
     arguments.mixed_precision = accelerator.mixed_precision
+    plugin: Any = accelerator.state.deepspeed_plugin
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
-        _tell_deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, arguments)
+        _tell_deepspeed(plugin.deepspeed_config, arguments)
     if accelerator.distributed_type == DistributedType.FSDP:
         _tell_fsdp(accelerator)
     set_seed(arguments.seed)
@@ -48,7 +49,8 @@ def _tell_fsdp(accelerator: Accelerator) -> None:
             "Accelerate's config (or FSDP_VERSION=2)."
         )
     # every rank loads the base model, for a prefix is begun by letting it read
-    accelerator.state.fsdp_plugin.cpu_ram_efficient_loading = False
+    plugin: Any = accelerator.state.fsdp_plugin
+    plugin.cpu_ram_efficient_loading = False
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
 
 
