@@ -46,7 +46,7 @@ def drill(quick: bool) -> Iterator[Outcome]:
         for names, environment in LAUNCHES.items():
             if environment and not deepspeed:
                 continue
-            # DeepSpeed has no fp16 on CPUs, and in FSDP2's there is no scaler
+            # DeepSpeed has no fp16 on CPUs
             precisions = [word for word in half if word == "bf16" or not environment]
             ways = {name: "fsdp2" if name == "FSDP2" else "" for name in names}
             output = one.with_name(names[0])
