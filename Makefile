@@ -2,6 +2,7 @@
 # make test          run the tests
 # make check         lint, format, types and tests
 # make conformance   every architecture of transformers, and the table in docs/architectures.md (minutes)
+# make drills        what is done to runs, files and threads on purpose, and the table in docs/drills.md (an hour)
 # make benchmarks    what a prefix costs, beside the bare model and PEFT's methods, and docs/performance.md (half an hour)
 #
 # Each target makes its own environment in .venv first and installs what it needs.
@@ -9,7 +10,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check conformance benchmarks lint types clean
+.PHONY: demo test check conformance drills benchmarks lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m prefix_peft demo --output-dir runs/demo
@@ -21,6 +22,9 @@ check: lint types test
 
 conformance: $(VENV)/.test
 	$(BIN)/python tests/conformance --output docs/architectures.md
+
+drills: $(VENV)/.test
+	$(BIN)/python drills all --page docs/drills.md
 
 benchmarks: $(VENV)/.demo
 	$(BIN)/python benchmarks all --page docs/performance.md

@@ -40,7 +40,8 @@ def load_model(original: Callable, cls: Any, model: Any, model_id: Any, *args: A
     """For ``PeftModel.from_pretrained``: the same where a config is given beside the weights."""
     given = dict(zip(("adapter_name", "is_trainable", "config"), args, strict=False)) | kwargs
     with _opening("weights"):
-        if _is_ours(config := given.get("config"), model_id):
+        config: Any = given.get("config")
+        if _is_ours(config, model_id):
             config.file_shapes = _look(config, model_id, kwargs)
         return original(cls, model, model_id, *args, **kwargs)
 
@@ -60,8 +61,9 @@ def load_into_transformers(original: Callable, model: Any, *args: Any, **kwargs:
     settings = given.get("load_config")
     prefers_pickle = given.get("use_safetensors", getattr(settings, "use_safetensors", None)) is False
     with _opening("pickle" if prefers_pickle else "weights"):
-        if _is_ours(config := given.get("peft_config"), directory := given.get("peft_model_id")):
-            config.file_shapes = _look(config, directory, given.get("adapter_kwargs") or {})
+        config: Any = given.get("peft_config")
+        if _is_ours(config, given.get("peft_model_id")):
+            config.file_shapes = _look(config, given["peft_model_id"], given.get("adapter_kwargs") or {})
         return original(model, *args, **kwargs)
 
 

@@ -197,7 +197,7 @@ def _check_arguments(directory: Path, saved: dict[str, Any], arguments: RunArgum
 
 def _check_batches(directory: Path, saved: dict[str, Any], ranks: int, arguments: RunArguments) -> None:
     """The pairs of a step may be cut into other batches, and shared by other ranks, where nothing else is random."""
-    then = [saved.get(key) for key in BATCH] + [ranks]
+    then: list[Any] = [saved.get(key) for key in BATCH] + [ranks]
     now = [asdict(arguments)[key] for key in BATCH] + [PartialState().num_processes]
     if then == now:
         return

@@ -6,6 +6,7 @@ import os
 from contextlib import suppress
 from typing import Any
 
+import psutil
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.commands.config.config_args import default_config_file, load_config_from_file
@@ -90,8 +91,6 @@ def _asked_of_accelerate() -> int:
     """How many processes ``accelerate launch`` was asked for; 1 where this one was started in another way."""
     if "ACCELERATE_MIXED_PRECISION" not in os.environ or "MASTER_PORT" not in os.environ:
         return 1  # it sets the second where several are asked for
-    import psutil  # which Accelerate needs as well
-
     with suppress(psutil.Error):
         for process in psutil.Process().parents():
             command = process.cmdline()
