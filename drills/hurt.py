@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
 from prefix_peft.__main__ import main
-from prefix_peft.training import loop
+from prefix_peft.training import train as training
 from prefix_peft.training.evaluation import target_loss
 
 from . import runs
@@ -56,7 +56,7 @@ def _hurt_and_resume(folder: Path, name: str, wound: Wound, step: int, said: Pat
     missing = [text for text in wanted if text not in message]
     if status != wound.status or missing or "Traceback" in message:
         return f"step {step}: status {status}, not said {missing}, said {message[-500:]}"
-    loop.target_loss = target_loss
+    training.target_loss = target_loss
     wound.heal(output)
     AcceleratorState._reset_state(reset_partial_state=True)
     status = main([*command, "--resume-from-checkpoint"])
@@ -75,4 +75,4 @@ def _hurt_in(step: int, wound: Wound, output: Path) -> None:
             loss = wound.spoil(model, loss)
         return loss, count
 
-    loop.target_loss = loss_of
+    training.target_loss = loss_of

@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from prefix_peft.__main__ import main
-from prefix_peft.training import loop
+from prefix_peft.training import train as training
 from prefix_peft.training.evaluation import target_loss
 
 from . import runs
@@ -44,7 +44,7 @@ def _run(command: list[str], rank: int, port: int, step: int | None) -> int:
             os.kill(os.getpid(), signal.SIGTERM)
         return target_loss(model, batch, is_encoder_decoder)
 
-    loop.target_loss = loss_of
+    training.target_loss = loss_of
     return main(command)
 
 

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from drills import runs
 from prefix_peft.__main__ import main
-from prefix_peft.training import loop, results
+from prefix_peft.training import results
 from prefix_peft.training.evaluation import target_loss
 from prefix_peft.training.interrupts import Interrupts
 
@@ -44,7 +44,7 @@ def in_training_call(monkeypatch, number, act):
             act()
         return target_loss(*given)
 
-    monkeypatch.setattr(loop, "target_loss", loss_of)
+    monkeypatch.setattr("prefix_peft.training.train.target_loss", loss_of)
 
 
 def outcome(output):

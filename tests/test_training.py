@@ -21,7 +21,6 @@ from transformers import (
 
 import prefix_peft
 from prefix_peft.__main__ import main
-from prefix_peft.training import loop
 from prefix_peft.training.arguments import TrainArguments
 from prefix_peft.training.batches import collate
 from prefix_peft.training.evaluation import mean_loss, target_loss
@@ -218,7 +217,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(folder, tmp_path, monkeypatch, 
         loss, count = target_loss(model, batch, is_encoder_decoder)
         return loss * float(value), count
 
-    monkeypatch.setattr(loop, "target_loss", diverging)
+    monkeypatch.setattr("prefix_peft.training.train.target_loss", diverging)
     with pytest.raises(FloatingPointError, match=rf"the loss is {value} at step \d+, .*; lower --learning-rate"):
         train(options(folder, tmp_path, max_steps=20))
 

@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from drills import runs
 from prefix_peft.__main__ import main
-from prefix_peft.training import loop
 from prefix_peft.training.evaluation import target_loss
 from prefix_peft.whole import remove, sweep, whole_directory, whole_files, write_text
 
@@ -154,7 +153,7 @@ def during(monkeypatch, call, act):
             act()
         return target_loss(*given)
 
-    monkeypatch.setattr(loop, "target_loss", loss_of)
+    monkeypatch.setattr("prefix_peft.training.train.target_loss", loss_of)
 
 
 def test_a_full_disk_stops_the_run_and_names_what_is_left(folder, tmp_path, monkeypatch, capsys):
