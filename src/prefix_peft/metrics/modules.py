@@ -1,13 +1,11 @@
-"""The metrics as modules of HuggingFace's evaluate, and modules of others: ``Bleu().compute(predictions=, references=)``.
+"""The metrics as modules of HuggingFace's evaluate, e.g. ``Ter().compute(predictions=[...], references=[[...], ...])``.
 
-None needs a network: a class needs no script from the Hub, as ``evaluate.load("bleu")`` does.
+None needs a network, as ``evaluate.load("ter")`` does: that fetches a script.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from numbers import Real
-from pathlib import Path
 from typing import Any
 
 from .bleu import bleu, chrf
@@ -16,13 +14,12 @@ from .java import meteor
 from .nist import nist
 from .summaries import rouge
 from .ter import ter
-from .texts import checked
 
 try:
     import datasets
     import evaluate
 except ImportError as fault:
-    raise ImportError("metric modules need evaluate; pip install evaluate") from fault
+    raise ImportError("metric modules need evaluate; pip install prefix-peft[evaluate]") from fault
 
 
 class TextMetric(evaluate.Metric):
@@ -74,48 +71,3 @@ class Ter(TextMetric):
 
 class Rouge(TextMetric):
     function = staticmethod(rouge)
-
-
-OWN = {
-    "bleu": Bleu, "chrf": Chrf, "nist": Nist, "meteor": Meteor, "rouge_l": RougeL, "cider": Cider, "ter": Ter,
-    "rouge": Rouge,
-}  # fmt: skip
-
-
-def load(name: str) -> evaluate.EvaluationModule:
-    """The module of that name: one of `OWN`, a metric's Python file or folder, or what ``evaluate.load`` finds.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if name in OWN:
-        return OWN[name]()
-    try:
-        return evaluate.load(name)
-    except (FileNotFoundError, ConnectionError) as fault:
-        raise ValueError(
-            f"unknown metric {name!r}; choose from {sorted(OWN)}, or give a module's Python file ({fault})."
-        ) from fault
-
-
-def scores_of(name: str, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """The numbers that a module finds; one that takes a single reference gets it where every input has just one.
-
-    Raises:
-        ValueError: an unknown module, or one that cannot take these references.
-    """
-    texts, answers = checked(predictions, references)
-    module = load(name)
-    if not _takes_lists(module):
-        if any(len(row) > 1 for row in answers):
-            raise ValueError(f"metric {name!r} takes one reference to each input, and some inputs have several.")
-        answers = [row[0] for row in answers]
-    found = module.compute(predictions=texts, references=answers) or {}
-    label = name if name in OWN else Path(name).stem
-    numbers = {key: float(value) for key, value in found.items() if isinstance(value, Real)}
-    return {key if key.startswith(label) else f"{label} {key}": value for key, value in numbers.items()}
-
-
-def _takes_lists(module: evaluate.EvaluationModule) -> bool:
-    features = module.features if isinstance(module.features, list) else [module.features]
-    return not all(isinstance(each.get("references"), datasets.Value) for each in features)

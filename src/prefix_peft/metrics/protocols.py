@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 from . import java, summaries
 from .bleu import bleu, chrf, padded, signature
 from .coco import coco
+from .named import Scorer, scorer
 from .nist import nist
 from .ter import ter
 from .texts import Unavailable, checked
@@ -51,28 +52,42 @@ class Report:
 
 
 def score(
-    predictions: Sequence[str], references: Sequence[Sequence[str]], protocol: str = "plain", progress: bool = False
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    protocol: str = "plain",
+    metrics: Sequence[str] = (),
+    progress: bool = False,
 ) -> Report:
-    """Score by a protocol in `PROTOCOLS`; ``references[i]`` are the right answers to input i.
+    """Score by a protocol in `PROTOCOLS`, and by further ``metrics`` (see `scorer`), which read the texts as they are.
 
-    BLEU, chrF and the ROUGEs of summaries are from 0 to 100. METEOR, ROUGE-L and TER are fractions, and CIDEr and NIST
-    on their own scales, as the official programs print them.
+    ``references[i]`` are the right answers to input i. BLEU, chrF and the ROUGEs of summaries are from 0 to 100.
+    METEOR, ROUGE-L and TER are fractions, and CIDEr and NIST on their own scales, as the official programs print them.
 
     Raises:
-        ValueError: an unknown protocol, or lists that do not fit each other.
-        ImportError: no sacrebleu.
+        ValueError: an unknown protocol or metric, or lists that do not fit each other.
+        ImportError: no sacrebleu, or no evaluate for a metric that needs it.
     """
-    chosen = find(protocol)
-    texts, answers = chosen.prepare(*checked(predictions, references))
+    given = checked(predictions, references)
+    prepared = find(protocol).prepare(*given)
+    jobs = [(part.names, part.compute, prepared) for part in find(protocol).parts]
+    jobs += [((name,), compute, given) for name, compute in further(protocol, metrics).items()]
     report = Report(signatures=signatures(references, protocol))
-    with tqdm(chosen.parts, desc="scoring", unit="part", disable=not progress) as bar:
-        for part in bar:
-            bar.set_postfix_str(", ".join(part.names))
+    with tqdm(jobs, desc="scoring", unit="metric", disable=not progress) as bar:
+        for names, compute, texts in bar:
+            bar.set_postfix_str(", ".join(names))
             try:
-                report.scores |= part.compute(texts, answers)
+                report.scores |= compute(*texts)
             except Unavailable as fault:
-                report.unavailable |= dict.fromkeys(part.names, str(fault))
+                report.unavailable |= dict.fromkeys(names, str(fault))
     return report
+
+
+def further(protocol: str, metrics: Sequence[str]) -> dict[str, Scorer]:
+    """What computes each of the metrics beside a protocol; raises ValueError where it has one of that name already."""
+    taken = {name for part in find(protocol).parts for name in part.names}.intersection(metrics)
+    if taken:
+        raise ValueError(f"the protocol {protocol!r} already scores {sorted(taken)}; leave them out of the metrics.")
+    return {name: scorer(name) for name in metrics}
 
 
 def signatures(references: Sequence[Sequence[str]], protocol: str = "plain") -> dict[str, str]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 
-from .edits import BEAM, Distances, Steps, Words
+from .edits import BEAM, Answer, Order, Steps, Words
 from .texts import checked
 
 LONGEST, FARTHEST = 10, 50  # tercom's limits to a shift: words it moves, words it moves over
@@ -56,33 +56,30 @@ def _edits(words: Words, answer: Words, bound: int, enough: int) -> int:
     """Edits by greedy shifts, or some number from ``enough`` up where they cannot be fewer than that."""
     if not answer:
         return bound
-    distances, places, shifts = Distances(answer), _places(words, answer), 0
-    edits = distances.start(words)
-    while bound < edits and shifts + bound < enough:
-        shifted = _best_shift(words, places, distances, edits, bound)
+    order, places, shifts = Order(Answer(answer), words), _places(words, answer), 0
+    while bound < order.edits and shifts + bound < enough:
+        shifted = _best_shift(order, places, bound)
         if shifted is None:
             break
-        words, shifts = shifted, shifts + 1
-        edits = distances.start(words)
-    return edits + shifts
+        order, shifts = shifted, shifts + 1
+    return order.edits + shifts
 
 
-def _best_shift(
-    words: Words, places: Places, distances: Distances, edits: int, bound: int
-) -> Words | None:
-    """``words`` after the shift that leaves the fewest edits, the longest and then the first of equals; None if none helps."""
-    best, fewest = None, edits
+def _best_shift(order: Order, places: Places, bound: int) -> Order | None:
+    """After the shift that leaves the fewest edits, the longest and then the first of equals; None if none helps."""
+    best, fewest = None, order.edits
     possible: dict[int, list[Shift]] = defaultdict(list)
-    for shift in _shifts(words, distances.path(), places):
+    for shift in _shifts(order, places):
         possible[shift[1] - shift[0]].append(shift)
     for length in sorted(possible, reverse=True):
         for start, end, behind in dict.fromkeys(possible[length]):
             # moving n words mends at most 2 n edits, and tercom stops at more than that
-            if fewest <= max(bound, edits - 2 * (length + 1) - (edits > BEAM)):
+            if fewest <= max(bound, order.edits - 2 * (length + 1) - (order.edits > BEAM)):
                 return best
-            shifted, same = _shifted(words, start, end, behind)
-            if (left := distances.of(shifted, same, fewest)) < fewest:
-                best, fewest = shifted, left
+            words, same = _shifted(order.words, start, end, behind)
+            shifted = Order(order.answer, words, order, same)
+            if shifted.least < fewest and shifted.edits < fewest:
+                best, fewest = shifted, shifted.edits
     return best
 
 
@@ -98,9 +95,9 @@ def _shifted(words: Words, start: int, end: int, behind: int) -> tuple[Words, in
     return rest[:to] + words[start : end + 1] + rest[to:], min(start, to)
 
 
-def _shifts(words: Words, path: Steps, places: Places) -> Iterator[Shift]:
+def _shifts(order: Order, places: Places) -> Iterator[Shift]:
     """Every shift of a row of words that the answer has too, not all right here and not all met there."""
-    wrong, missed, beside = _aligned(path)
+    words, (wrong, missed, beside) = order.words, _aligned(order.path)
     for start in range(len(words)):
         here = places.get((words[start],), ())
         if not any(beside[at] != start and -FARTHEST - 1 <= beside[at] - start <= FARTHEST for at in here):
@@ -124,7 +121,7 @@ def _elsewhere(at: int, start: int, end: int) -> bool:
 
 
 def _targets(at: int, start: int, length: int, beside: list[int]) -> Iterator[int]:
-    """Behind which words a row may go that stands at ``at`` in the answer: by what the answer's words are aligned to."""
+    """Behind which words a row may go that stands at ``at`` in the answer, by what the answer's are aligned to."""
     for offset in range(-1, length):
         if at + offset < 0:
             yield -1
@@ -145,7 +142,7 @@ def _aligned(path: Steps) -> tuple[list[bool], list[bool], list[int]]:
 
 
 def _places(words: Words, answer: Words) -> Places:
-    """Where in ``answer`` each row of words stands that are all among ``words``."""
+    """Where each row of words stands that are all among ``words``."""
     known, places = set(words), defaultdict(list)
     for start in range(len(answer)):
         for end in range(start, min(start + LONGEST + 1, len(answer))):
