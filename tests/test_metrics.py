@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from prefix_peft import metrics
-from prefix_peft.metrics import Unavailable, java, lacking, nist, rouge, signatures
+from prefix_peft.metrics import Unavailable, java, lacking, nist, rouge, signatures, summaries
 from prefix_peft.metrics.protocols import as_dart, as_webnlg
 
 
@@ -18,6 +18,11 @@ def score(predictions, references):
 @pytest.fixture
 def no_java(monkeypatch):
     monkeypatch.setenv("PATH", "")
+
+
+@pytest.fixture
+def unidecode():
+    return pytest.importorskip("unidecode", reason="WebNLG's script needs Unidecode")
 
 
 needs_java = pytest.mark.skipif(java.lacking() is not None, reason=f"METEOR {java.lacking()}")
@@ -118,13 +123,14 @@ def test_nist_by_hand():
 
 
 def test_rouge_by_hand():
+    pytest.importorskip("rouge_score", reason="ROUGE of summaries comes from rouge_score")
     # "cats" and "cat" have one stem. 1-grams: 2 of 3 and 2 of 2, so F1 = 0.8; 2-grams: 0; the best of two references.
     assert rouge(["the black cats"], [["cat the", "nothing"]]) == pytest.approx(
         {"rouge1": 80, "rouge2": 0, "rougeL": 40}
     )
 
 
-def test_webnlg_parts_words_before_or_after_it_writes_ascii():
+def test_webnlg_parts_words_before_or_after_it_writes_ascii(unidecode):
     texts = ['El "Café" d\'Or,  3.5 km']
     tokens = 'el " cafe " d \' or , 3 . 5 km'
     assert as_webnlg(texts, [[*texts, "b", "c", "a fourth one"]]) == ([tokens], [[tokens, "b", "c"]])
@@ -137,11 +143,11 @@ def test_dart_keeps_accents_and_what_is_tokenised():
     assert text == reference == "i̇zmir ' s café"
 
 
-def test_missing_references_count_as_empty_lines_for_webnlg(no_java):
+def test_missing_references_count_as_empty_lines_for_dart(no_java):
     # Of "g", an empty line is nearer in length than seven words are, so there is no brevity penalty; all 1- to 4-grams
     # of the first input match, and of the second input's word none.
     predictions, references = ["a b c d e", "g"], [["a b c d e", "x"], ["f g h i j k l"]]
-    scores = metrics.score(predictions, references, "webnlg").scores
+    scores = metrics.score(predictions, references, "dart").scores
     assert scores["bleu"] == pytest.approx(100 * (6 / 6) ** 0.25)
     assert score(predictions, references)["bleu"] == pytest.approx(100 * math.exp(1 - 12 / 6))
 
@@ -153,6 +159,7 @@ def test_e2e_reads_text_as_mteval_does(no_java):
 
 
 def test_a_summary_is_judged_by_its_best_reference():
+    pytest.importorskip("rouge_score", reason="ROUGE of summaries comes from rouge_score")
     scores = metrics.score(["a b", "c"], [["x", "a b"], ["c"]], "summary").scores
     assert scores == pytest.approx({"rouge1": 100, "rouge2": 50, "rougeL": 100})
 
@@ -179,7 +186,7 @@ def test_e2e_scores_treebank_tokens():
     assert scores["meteor"] > 0.5
 
 
-@pytest.mark.parametrize("protocol, names", [("webnlg", ["meteor"]), ("e2e", ["meteor", "rouge_l", "cider"])])
+@pytest.mark.parametrize("protocol, names", [("dart", ["meteor"]), ("e2e", ["meteor", "rouge_l", "cider"])])
 def test_without_java_the_others_are_computed(no_java, protocol, names):
     reason = "needs Java; there is no java on the PATH"
     if java.find_spec("pycocoevalcap") is None:
@@ -188,6 +195,21 @@ def test_without_java_the_others_are_computed(no_java, protocol, names):
     assert report.unavailable == dict.fromkeys(names, reason)
     assert report.scores["bleu"] == pytest.approx(100) and not set(names) & set(report.scores)
     assert set(lacking(protocol)) == set(names)
+
+
+def test_without_unidecode_webnlg_is_refused_before_anything_is_generated(monkeypatch):
+    monkeypatch.setitem(sys.modules, "unidecode", None)
+    with pytest.raises(ImportError, match=r"in ASCII by Unidecode; pip install prefix-peft\[official\]"):
+        signatures([["a"]], "webnlg")
+
+
+@pytest.mark.parametrize("package, function", [("rouge_score", rouge), ("pycocoevalcap", metrics.rouge_l)])
+def test_without_its_package_a_score_is_unavailable(monkeypatch, package, function):
+    for name in [package, f"{package}.rouge_scorer", f"{package}.rouge.rouge"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setattr(summaries, "find_spec", lambda name: None)
+    with pytest.raises(Unavailable, match=rf"needs {package}; pip install prefix-peft\[(metrics|official)\]"):
+        function(["a"], [["a"]])
 
 
 def test_a_java_that_fails_is_reported(monkeypatch, tmp_path):
@@ -202,6 +224,8 @@ def test_a_java_that_fails_is_reported(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize("name, protocol", [("webnlg_bart_large", "webnlg"), ("dart_bart_large", "dart")])
 def test_real_outputs_score_what_the_official_programs_print(fixtures, name, protocol):
+    if protocol == "webnlg":
+        pytest.importorskip("unidecode", reason="WebNLG's script needs Unidecode")
     rows = [json.loads(line) for line in (fixtures / f"{name}.jsonl").read_text(encoding="utf-8").splitlines()]
     official = json.loads((fixtures / "expected.json").read_text())[f"{name}.subset"]
     assert len(rows) == official["segments"]

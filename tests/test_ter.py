@@ -5,6 +5,7 @@ import pytest
 
 from prefix_peft.metrics import ter
 from prefix_peft.metrics.edits import Answer, Order
+from prefix_peft.metrics.ter import _places, _shifted, _shifts
 
 
 def test_the_example_of_the_paper():
@@ -47,6 +48,24 @@ def test_equals_the_search_without_short_cuts(count, lengths, words):
         expected = min(searched(prediction, reference) for reference in references)
         found = ter([" ".join(prediction)], [[" ".join(each) for each in references]]) if total else expected
         assert found * (total or 1) == pytest.approx(expected), (prediction, references)
+
+
+def test_steps_are_the_first_of_equals():
+    draw = random.Random(3)
+    names = {" ": "keep", "S": "substitute", "I": "insert", "D": "delete"}
+    for _ in range(200):
+        words, answer = (draw.choices("abc", k=draw.randint(1, 9)) for _ in range(2))
+        edits, path = table(words, answer)
+        order = Order(Answer(answer), words)
+        assert (order.edits, order.path) == (edits, [names[step] for step in path])
+
+
+@pytest.mark.parametrize(
+    "behind, expected", [(-1, "bcdaef"), (0, "abcdef"), (2, "aebcdf"), (4, "aebcdf"), (5, "aefbcd")]
+)
+def test_where_a_shift_goes(behind, expected):
+    shifted, same = _shifted(list("abcdef"), 1, 3, behind)
+    assert "".join(shifted) == expected and expected.startswith("abcdef"[:same])
 
 
 def test_what_costs_too_much_is_not_seen():

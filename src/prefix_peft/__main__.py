@@ -80,7 +80,9 @@ def score_command(arguments: ScoreArguments) -> None:
     from .training.scoring import explained, score_texts
 
     report = score_texts(arguments)
-    print("\n".join([scores_table({arguments.predictions: report.scores}, digits=4), *explained(report.unavailable)]))
+    print(
+        "\n".join([scores_table({str(arguments.predictions): report.scores}, digits=4), *explained(report.unavailable)])
+    )
     text = json.dumps({"protocol": arguments.protocol, **asdict(report)}, ensure_ascii=False)
     print(text)
     if arguments.output_file:

@@ -64,7 +64,8 @@ def treebank_tokens(texts: Sequence[str]) -> list[str]:
 def lacking() -> str | None:
     """Why this module's metrics are unavailable here, or None."""
     try:
-        _program(), _jar(*METEOR)
+        _program()
+        _jar(*METEOR)
     except Unavailable as fault:
         return str(fault)
     return None

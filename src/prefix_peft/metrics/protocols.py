@@ -65,7 +65,7 @@ def score(
 
     Raises:
         ValueError: an unknown protocol or metric, or lists that do not fit each other.
-        ImportError: no sacrebleu, or no evaluate for a metric that needs it.
+        ImportError: no sacrebleu, no Unidecode for webnlg, or no evaluate for a metric that needs it.
     """
     given = checked(predictions, references)
     prepared = find(protocol).prepare(*given)
@@ -114,8 +114,9 @@ def as_webnlg(texts: Texts, references: References) -> tuple[Texts, References]:
 
     The script transliterates a prediction before it parts the words, and a reference afterwards.
     """
-    predictions = [_parted(_ascii(text)).lower() for text in texts]
-    return predictions, [[_ascii(_parted(text).lower()) for text in row[:3]] for row in references]
+    to_ascii = _transliterate()
+    predictions = [_parted(to_ascii(text)).lower() for text in texts]
+    return predictions, [[to_ascii(_parted(text).lower()) for text in row[:3]] for row in references]
 
 
 def as_dart(texts: Texts, references: References) -> tuple[Texts, References]:
@@ -130,17 +131,14 @@ def _parted(text: str, also: str = "") -> str:
     return " ".join(" ".join(re.split(rf"([^\w{also}])", text)).split())
 
 
-def _ascii(text: str) -> str:
-    if text.isascii():
-        return text
+def _transliterate() -> Callable[[str], str]:
     try:
         from unidecode import unidecode
     except ImportError as fault:
         raise ImportError(
-            f"{text!r:.60} is not ASCII, and the official script writes it so by Unidecode; "
-            "pip install prefix-peft[official]"
+            "WebNLG's script writes texts in ASCII by Unidecode; pip install prefix-peft[official]"
         ) from fault
-    return unidecode(text)
+    return unidecode
 
 
 def mteval_tokens(text: str) -> str:
@@ -178,6 +176,8 @@ TRIPLES = (
     Part(("ter",), lambda texts, references: {"ter": ter(texts, references)}, lambda _: "as tercom 0.7.25"),
 )
 
+SUMMARY = Part(summaries.NAMES, summaries.rouge, lambda _: "rouge_score with stemming, mean F1", summaries.lacking)
+
 PROTOCOLS = {
     "plain": Protocol((_sacrebleu("bleu", "BLEU", bleu), _sacrebleu("chrf", "CHRF", chrf))),
     "e2e": Protocol(
@@ -189,5 +189,5 @@ PROTOCOLS = {
     ),
     "webnlg": Protocol(TRIPLES, as_webnlg),
     "dart": Protocol(TRIPLES, as_dart),
-    "summary": Protocol((Part(summaries.NAMES, summaries.rouge, lambda _: "rouge_score with stemming, mean F1"),)),
+    "summary": Protocol((SUMMARY,)),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 
 from .texts import Unavailable, checked
 
@@ -17,10 +18,15 @@ def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> di
         Unavailable: no rouge_score.
     """
     texts, answers = checked(predictions, references)
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError as fault:
-        raise Unavailable("needs rouge_score; pip install prefix-peft[metrics]") from fault
+    if reason := lacking():
+        raise Unavailable(reason)
+    from rouge_score.rouge_scorer import RougeScorer
+
     scorer = RougeScorer(list(NAMES), use_stemmer=True)
     rows = [scorer.score_multi(row, text) for text, row in zip(texts, answers, strict=True)]
     return {name: 100 * sum(row[name].fmeasure for row in rows) / len(rows) for name in NAMES}
+
+
+def lacking() -> str | None:
+    """Why these scores are unavailable here, or None."""
+    return None if find_spec("rouge_score") else "needs rouge_score; pip install prefix-peft[metrics]"

@@ -80,7 +80,7 @@ def score_texts(arguments: ScoreArguments) -> metrics.Report:
     Raises:
         ValueError: a file without a text, or other counts of predictions and lists of references.
     """
-    predictions, references = read_predictions(arguments.predictions), read_answers(arguments.references)
+    predictions, references = read_predictions(str(arguments.predictions)), read_answers(str(arguments.references))
     if len(predictions) != len(references):
         raise ValueError(
             f"{arguments.predictions} has {len(predictions)} lines and {arguments.references} {len(references)}; "
