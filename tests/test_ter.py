@@ -60,6 +60,16 @@ def test_steps_are_the_first_of_equals():
         assert (order.edits, order.path) == (edits, [names[step] for step in path])
 
 
+def test_which_shifts_are_tried():
+    draw = random.Random(4)
+    for _ in range(200):
+        words, answer = (draw.choices("abcd", k=draw.randint(1, 14)) for _ in range(2))
+        found = list(_shifts(Order(Answer(answer), words), _places(words, answer)))
+        for length in range(1, 15):
+            expected = list(places(words, answer, table(words, answer)[1], length)) if length <= 10 else []
+            assert [(start, behind) for start, end, behind in found if end - start + 1 == length] == expected
+
+
 @pytest.mark.parametrize(
     "behind, expected", [(-1, "bcdaef"), (0, "abcdef"), (2, "aebcdf"), (4, "aebcdf"), (5, "aefbcd")]
 )
