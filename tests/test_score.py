@@ -127,11 +127,6 @@ def test_texts_that_are_no_utf8_are_refused(files, capsys):
     assert "p.txt: expected UTF-8 text" in capsys.readouterr().err
 
 
-def test_both_files_must_be_named(capsys):
-    assert main(["score", "--predictions", "p.txt"]) == 2
-    assert "give both files: --predictions F.txt --references R.jsonl" in capsys.readouterr().err
-
-
 def test_an_unknown_metric_is_refused(files, capsys, monkeypatch):
     evaluate = pytest.importorskip("evaluate", reason="modules need evaluate")
     monkeypatch.setattr(evaluate, "load", lambda name: (_ for _ in ()).throw(FileNotFoundError("no such module")))
