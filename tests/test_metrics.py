@@ -119,6 +119,8 @@ def test_nist_by_hand():
     assert nist(["a b"], [["a b c"]]) == pytest.approx(math.log2(3) / 2)
     # Matches of either reference count: of four words a and b are there once, so each says log2(4).
     assert nist(["a b"], [["a c", "b c"]]) == pytest.approx(2)
+    # One of two words is matched, once, as no reference has it twice; it is two of four words, so it says log2(2).
+    assert nist(["a a"], [["a b", "a c"]]) == pytest.approx(1 / 2)
     assert nist([""], [["a"]]) == nist(["a"], [[""]]) == 0
 
 
