@@ -154,6 +154,11 @@ def test_missing_references_count_as_empty_lines_for_dart(no_java):
     assert score(predictions, references)["bleu"] == pytest.approx(100 * math.exp(1 - 12 / 6))
 
 
+def test_further_metrics_read_the_text_as_it_is(no_java):
+    scores = metrics.score(["ABC D E F"], [["abc d e f"]], "dart", ["chrf"]).scores
+    assert scores["bleu"] == pytest.approx(100) and scores["chrf"] == 0
+
+
 def test_e2e_reads_text_as_mteval_does(no_java):
     scores = metrics.score(["Cheap, at 3.50!"], [["cheap , at 3.50 !"]], "e2e").scores
     assert scores["bleu"] == pytest.approx(100)
