@@ -20,6 +20,7 @@ from transformers import (
 )
 
 import prefix_peft
+from prefix_peft import metrics
 from prefix_peft.__main__ import main
 from prefix_peft.training.arguments import TrainArguments
 from prefix_peft.training.batches import collate
@@ -296,6 +297,30 @@ def test_generate_and_evaluate(folder, prefix, tmp_path, capsys):
     assert capsys.readouterr().out.strip("\n").splitlines()[-5:] == texts
 
 
+def test_evaluate_by_a_protocol(folder, prefix, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", "")  # no Java
+    output = tmp_path / "scores.json"
+    arguments = [
+        "--model",
+        folder / "gpt2",
+        "--adapter",
+        prefix,
+        "--data-file",
+        folder / "data.jsonl",
+        "--num-beams",
+        1,
+    ]
+    arguments += ["--max-new-tokens", 12, "--protocol", "dart", "--metrics", "chrf", "--output-file", output]
+    assert main(["evaluate", *map(str, arguments)]) == 0
+    result = json.loads(output.read_text())
+    texts, references = ([record[key] for record in result["records"]] for key in ("with prefix", "references"))
+    expected = metrics.score(texts, references, "dart", ["chrf"])
+    assert expected.scores.items() <= result["scores"]["with prefix"].items()
+    assert list(result["scores"]["with prefix"]) == ["bleu", "ter", "chrf", "loss"]
+    assert result["unavailable"] == expected.unavailable and list(expected.unavailable) == ["meteor"]
+    assert capsys.readouterr().out.startswith("Not available: meteor: needs ")  # before anything is generated
+
+
 TRAIN = ["train", "--model", "m", "--train-file", "f", "--output-dir", "o"]
 REFUSED = [
     (["fly"], "unknown command 'fly'; choose from"),
@@ -312,6 +337,7 @@ REFUSED = [
     ([*TRAIN, "--max-source-length", "0"], "--max-source-length must be from 1"),
     (["evaluate", "--model", "m", "--data-file", "f", "--num-beams", "0"], "--num-beams must be at least 1, got 0"),
     (["evaluate", "--model", "m", "--adapter", "a"], "give the data once: --data-file"),
+    (["score", "--predictions", "p"], "give both files: --predictions F.txt --references R.jsonl"),
     (["generate", "--model", "m", "--adapter", "a"], "give the source once: --prompt"),
 ]
 

@@ -7,20 +7,28 @@ import os
 import sys
 import warnings
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from dataclasses import asdict
 from inspect import cleandoc
 from pathlib import Path
 
 from transformers import HfArgumentParser
 
 from .planning.arguments import InspectArguments
-from .training.arguments import DistillArguments, EvaluateArguments, GenerateArguments, TrainArguments
+from .training.arguments import (
+    DistillArguments,
+    EvaluateArguments,
+    GenerateArguments,
+    ScoreArguments,
+    TrainArguments,
+)
 from .whole import write_text
 
 USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help lists them)
 
   train      train a prefix for a frozen model
   distill    train a short prefix to do what a long document in view does
-  evaluate   BLEU, chrF and loss of a trained prefix
+  evaluate   loss of a trained prefix, and BLEU and other metrics of what it writes
+  score      the same metrics of any texts
   generate   what a model with a prefix writes
   inspect    where in a model a prefix goes, how large it is, and how it attends; what memory it takes (--plan)
   demo       train and show a prefix on the embedded base model, offline, in a few minutes
@@ -28,6 +36,7 @@ USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help
   prefix-peft train    --model gpt2-medium --train-file pairs.jsonl --output-dir my-prefix
   prefix-peft distill  --model gpt2-medium --document-file manual.txt --output-dir manual
   prefix-peft evaluate --model gpt2-medium --adapter my-prefix --data-file test.jsonl
+  prefix-peft score    --protocol webnlg --predictions texts.txt --references test.jsonl
   prefix-peft generate --model gpt2-medium --adapter my-prefix --prompt "name : Ada | field : mathematics"
 """
 
@@ -60,14 +69,29 @@ def distill_command(arguments: DistillArguments) -> None:
 def evaluate_command(arguments: EvaluateArguments) -> None:
     """Score; print a table, and write every generation where asked to."""
     from .training.report import scores_table
-    from .training.scoring import evaluate
+    from .training.scoring import evaluate, explained
 
     result = evaluate(arguments)
     if not _is_first():
         return
-    print(scores_table(result.scores))
+    print("\n".join([scores_table(result.scores), *explained(result.unavailable)]))
     if arguments.output_file:
         write_text(Path(arguments.output_file), json.dumps(result.as_dict(), indent=1, ensure_ascii=False))
+
+
+def score_command(arguments: ScoreArguments) -> None:
+    """Score the texts of a file; print a table and the same as JSON."""
+    from .training.report import scores_table
+    from .training.scoring import explained, score_texts
+
+    report = score_texts(arguments)
+    print(
+        "\n".join([scores_table({str(arguments.predictions): report.scores}, digits=4), *explained(report.unavailable)])
+    )
+    text = json.dumps({"protocol": arguments.protocol, **asdict(report)}, ensure_ascii=False)
+    print(text)
+    if arguments.output_file:
+        write_text(Path(arguments.output_file), text)
 
 
 def generate_command(arguments: GenerateArguments) -> None:
@@ -110,6 +134,7 @@ COMMANDS = {
     "train": (TrainArguments, train_command),
     "distill": (DistillArguments, distill_command),
     "evaluate": (EvaluateArguments, evaluate_command),
+    "score": (ScoreArguments, score_command),
     "generate": (GenerateArguments, generate_command),
     "inspect": (InspectArguments, inspect_command),
 }

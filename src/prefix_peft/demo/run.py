@@ -65,10 +65,11 @@ def show(trained: Trained, test_file: Path, output_dir: Path, started: float) ->
     scores, texts = {}, {}
     for system in ("without prefix", "with prefix"):
         with trained.model.disable_adapter() if system == "without prefix" else nullcontext():
-            scores[system], texts[system] = score_records(
+            report, texts[system] = score_records(
                 trained.model, trained.tokenizer, records, separator=SEPARATOR, max_new_tokens=80, batch_size=32,
                 description=f"test texts {system}",
             )  # fmt: skip
+            scores[system] = report.scores
     print()
     for i, record in enumerate(records[:SHOWN]):
         print(f"record       {record.source}")

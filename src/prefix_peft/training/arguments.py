@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..config import DTYPES
+from ..metrics import FUNCTIONS, PROTOCOLS
 
 TOO_LONG = ("cut", "drop", "refuse")
 LARGEST = 1e9  # of a number that is to be finite
@@ -137,6 +138,12 @@ def check_ranges(arguments: Any) -> None:
             raise ValueError(f"--{name.replace('_', '-')} must be from {least} to {most}, got {value}.")
 
 
+def check_output_file(path: str | None) -> None:
+    """Refuse a directory, before the work whose result would go there."""
+    if path and Path(path).is_dir():
+        raise ValueError(f"--output-file {path} is a directory; name a file.")
+
+
 @dataclass
 class TrainArguments(RunArguments, DataArguments):
     """prefix-peft train: train a prefix for a frozen model."""
@@ -213,8 +220,38 @@ class DistillArguments(RunArguments, DocumentArguments):
 
 
 @dataclass
-class EvaluateArguments(DataArguments):
-    """prefix-peft evaluate: BLEU, chrF and loss of a prefix, beside the base model without it."""
+class MetricArguments:
+    """By what texts are judged."""
+
+    protocol: str = _option(
+        "plain", "As whose official scripts texts and references are read; plain is sacrebleu.", choices=list(PROTOCOLS)
+    )
+    metrics: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": f"Further metrics, of the texts as they are: {', '.join(FUNCTIONS)}; the Python file of an "
+            "evaluate.Metric; or a name for evaluate.load.",
+        },
+    )
+
+
+@dataclass
+class ScoreArguments(MetricArguments):
+    """prefix-peft score: how good texts are, whatever system wrote them."""
+
+    predictions: str | None = _option(None, "The texts, one a line.")
+    references: str | None = _option(None, 'JSON lines, one for each text: {"references": [...]}.')
+    output_file: str | None = _option(None, "Write the scores here as JSON.")
+
+    def __post_init__(self) -> None:
+        if self.predictions is None or self.references is None:
+            raise ValueError("give both files: --predictions F.txt --references R.jsonl.")
+        check_output_file(self.output_file)
+
+
+@dataclass
+class EvaluateArguments(MetricArguments, DataArguments):
+    """prefix-peft evaluate: loss and metrics of a prefix, beside the base model without it."""
 
     adapter: str = field(default="", metadata={"help": "The directory or the id of the trained prefix."})
     data_file: str | None = _option(None, "JSON lines with references.")
@@ -232,8 +269,7 @@ class EvaluateArguments(DataArguments):
         check_ranges(self)
         if (self.data_file is None) == (self.task is None):
             raise ValueError("give the data once: --data-file F.jsonl, or --task NAME --data-dir DIR.")
-        if self.output_file and Path(self.output_file).is_dir():
-            raise ValueError(f"--output-file {self.output_file} is a directory; name a file.")
+        check_output_file(self.output_file)
 
 
 @dataclass

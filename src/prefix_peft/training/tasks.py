@@ -40,6 +40,23 @@ def read_jsonl(path: str | os.PathLike[str]) -> list[Record]:
     return _read(Path(path), _read_plain)
 
 
+def read_answers(path: str | os.PathLike[str]) -> list[list[str]]:
+    """Read the references of each line of such a file, which needs no source; raises what `read_jsonl` does."""
+    return [list(record.references) for record in _read(Path(path), lambda line: Record("", _answers(line)))]
+
+
+def read_predictions(path: str | os.PathLike[str]) -> list[str]:
+    """Read one text a line; an empty line is an empty text. Raises ValueError where no line has a text."""
+    data = Path(path).read_bytes()
+    lines = data.removesuffix(b"\n").split(b"\n")
+    if not data.strip():
+        raise ValueError(f"{path} has no text; expected one prediction a line.")
+    try:
+        return [line.decode("utf-8-sig" if number == 0 else "utf-8").strip() for number, line in enumerate(lines)]
+    except UnicodeDecodeError as fault:
+        raise ValueError(f"{path}: expected UTF-8 text ({fault}).") from None
+
+
 def load_task(name: str, data_dir: str | os.PathLike[str], split: str) -> list[Record]:
     """Read one split of a task in ``TASKS`` from the files in ``data_dir/name``.
 
@@ -76,10 +93,14 @@ def _read(path: Path, read_line: Callable[[dict[str, Any]], Record]) -> list[Rec
 
 
 def _read_plain(line: dict[str, Any]) -> Record:
+    references = _answers(line)
+    return Record(_text(line, "source"), references)
+
+
+def _answers(line: dict[str, Any]) -> tuple[str, ...]:
     if ("target" in line) == ("references" in line):
         raise ValueError(f"expected one of 'target' and 'references', got the fields {shown(sorted(line))}.")
-    references = (_text(line, "target"),) if "target" in line else _references(line)
-    return Record(_text(line, "source"), references)
+    return (_text(line, "target"),) if "target" in line else _references(line)
 
 
 def _read_webnlg(line: dict[str, Any]) -> Record:
