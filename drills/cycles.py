@@ -74,7 +74,7 @@ class Found:
 
 def drill(quick: bool) -> Iterator[Outcome]:
     """300 cycles or 10,000 of this library's prefixes, some of PEFT's own, and some that begin and end without any."""
-    with runs.workplace() as folder:
+    with runs.playground() as folder:
         ours = of_adapters(300 if quick else 10_000, folder / "ours", PrefixConfig)
         theirs = of_adapters(100 if quick else 1_000, folder / "theirs", peft.PrefixTuningConfig)
     wrapped = of_wrapping(100 if quick else 2_000)

@@ -36,7 +36,7 @@ BAD = (
 def drill(quick: bool) -> Iterator[Outcome]:
     """Each fault once, or ten times."""
     draw = random.Random(7)
-    with runs.workplace() as folder:
+    with runs.playground() as folder:
         said = folder / "said"
         assert runs.finish(runs.start(runs.command(folder, folder / "whole"), said)) == 0, said.read_text("utf-8")
         for number, (what, wound) in enumerate(wounds(draw).items()):

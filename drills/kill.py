@@ -32,7 +32,7 @@ SAVING = 0.15  # seconds within which a checkpoint is written then
 def drill(quick: bool) -> Iterator[Outcome]:
     """Counts outside and inside of saving, and the ends of the runs."""
     draw, outside, inside, ends = random.Random(5), Counts(), Counts(), Counts()
-    with runs.workplace() as folder:
+    with runs.playground() as folder:
         started = time.monotonic()
         assert runs.finish(runs.start(_command(folder, folder / "whole"), folder / "said")) == 0
         length = time.monotonic() - started

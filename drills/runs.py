@@ -33,7 +33,7 @@ HARD = {
 
 
 @contextmanager
-def workplace() -> Iterator[Path]:
+def playground() -> Iterator[Path]:
     """A directory that anybody may read, with the base model and the data of `command`."""
     with TemporaryDirectory() as directory:
         folder = Path(directory)

@@ -8,7 +8,7 @@ import pytest
 import tiny
 import torch
 from test_batches import build as build_tokenizer
-from test_training import a_fresh_accelerator, folder, options  # noqa: F401  (fixtures)
+from test_training import folder, options  # noqa: F401  (a fixture)
 
 from prefix_peft.__main__ import main
 from prefix_peft.training import lines

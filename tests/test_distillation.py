@@ -10,7 +10,7 @@ import reference
 import tiny
 import torch
 from safetensors.torch import load_file
-from test_training import a_fresh_accelerator, equal, folder, released  # noqa: F401
+from test_training import equal, folder, released  # noqa: F401
 
 import prefix_peft
 from prefix_peft.__main__ import main

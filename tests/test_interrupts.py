@@ -8,7 +8,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -22,16 +21,9 @@ from prefix_peft.training.interrupts import Interrupts
 SHORT = {"max_steps": 6, "save_steps": 0, "validation_file": None}
 
 
-@pytest.fixture(autouse=True)
-def a_fresh_accelerator():
-    """Accelerate keeps one state a process; each run here is to be as if it were alone."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.fixture(scope="module")
 def folder():
-    with runs.workplace() as path:
+    with runs.playground() as path:
         yield path
 
 

@@ -23,16 +23,9 @@ from prefix_peft.training.run import Run
 SHORT = {"max_steps": 8, "save_steps": 1, "validation_file": None, "gradient_accumulation_steps": 1}
 
 
-@pytest.fixture(autouse=True)
-def a_fresh_accelerator():
-    """Accelerate keeps one state a process; each run here is to be as if it were alone."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.fixture(scope="module")
 def folder():
-    with runs.workplace() as path:
+    with runs.playground() as path:
         yield path
 
 

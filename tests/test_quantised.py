@@ -8,7 +8,6 @@ import test_batches
 import tiny
 import torch
 import transformers as tr
-from accelerate.state import AcceleratorState
 from datasets import Dataset
 from safetensors.torch import load_file
 from torch import nn
@@ -49,13 +48,6 @@ each_kind = pytest.mark.parametrize("kind", KINDS)
 each_base = pytest.mark.parametrize("family", BASES)
 # torch says so whenever PEFT's prepare_model_for_kbit_training is told to checkpoint and nothing more
 pytestmark = pytest.mark.filterwarnings("ignore:torch.utils.checkpoint. the use_reentrant parameter:UserWarning")
-
-
-@pytest.fixture(autouse=True)
-def leave_no_accelerator():
-    """Accelerate keeps its state for the whole process."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load, save_file
-from test_training import a_fresh_accelerator, folder, options  # noqa: F401  (fixtures)
+from test_training import folder, options  # noqa: F401  (a fixture)
 from test_untrusted import Trap
 
 from prefix_peft.training.train import train

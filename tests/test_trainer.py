@@ -3,7 +3,6 @@
 import pytest
 import tiny
 import torch
-from accelerate.state import AcceleratorState
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainerCallback, TrainingArguments
@@ -21,13 +20,6 @@ FORMS = {
     "gate": {"gate": True},
 }
 ROUNDED = {"atol": 1e-5, "rtol": 1e-4}  # the same sums in another order, over five steps
-
-
-@pytest.fixture(autouse=True)
-def leave_no_accelerator():
-    """Accelerate keeps its precision for the whole process, and refuses another."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def rows(seed):

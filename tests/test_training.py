@@ -8,7 +8,6 @@ from itertools import islice
 import pytest
 import tiny
 import torch
-from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 from test_batches import build as build_tokenizer
 from transformers import (
@@ -35,13 +34,6 @@ RECORDS = [
     }
     for name, kind in [("Mill", "pub"), ("Vaults", "coffee shop"), ("Rouge", "pub"), ("Near", "shop"), ("Café", "pub")]
 ]
-
-
-@pytest.fixture(autouse=True)
-def a_fresh_accelerator():
-    """Accelerate keeps one state a process; each run here is to be as if it were alone."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from accelerate.state import AcceleratorState
 from datasets import Dataset
 from peft import PeftModel, get_peft_model
 from safetensors.torch import load_file
@@ -27,13 +26,6 @@ LIVELY = {
 
 each_form = pytest.mark.parametrize("form", FORMS)
 checkpointed_or_not = pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "gradient checkpointing"])
-
-
-@pytest.fixture(autouse=True)
-def leave_no_accelerator():
-    """Accelerate keeps its precision for the whole process, and refuses another."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def words(ids):

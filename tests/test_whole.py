@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from accelerate.state import AcceleratorState
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -20,16 +19,9 @@ from prefix_peft.whole import remove, sweep, whole_directory, whole_files, write
 SHORT = {"max_steps": 8, "save_steps": 2, "validation_file": None, "gradient_accumulation_steps": 1}
 
 
-@pytest.fixture(autouse=True)
-def a_fresh_accelerator():
-    """Accelerate keeps one state a process; each run here is to be as if it were alone."""
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.fixture(scope="module")
 def folder():
-    with runs.workplace() as path:
+    with runs.playground() as path:
         yield path
 
 
