@@ -72,7 +72,7 @@ def trained_tensors() -> dict[str, Tensor] | None:
     if directory is None or not (directory / TRAINED_NAME).is_file():
         return None
     try:
-        with safe_open(directory / TRAINED_NAME, framework="pt") as file:
+        with safe_open(directory / TRAINED_NAME, framework="pt", backend="pread") as file:
             if (file.metadata() or {}).get(RELEASE) != _digest(directory):
                 return None
             return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118

@@ -90,7 +90,7 @@ def _shapes(path: Path) -> Shapes:
     if not path.is_file():
         raise ValueError(f"{path} is no file. Fetch or save it again.")
     try:
-        with safe_open(path, framework="pt") as file:
+        with safe_open(path, framework="pt", backend="pread") as file:  # its mmap keeps something of every tensor
             return {name: _checked(path, name, file) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file ({error}). Fetch or save it again.") from error

@@ -56,7 +56,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     if not check_inside(path.parent, path).is_file():
         raise ValueError(f"{path} is not there; resume from an earlier checkpoint.")
     try:
-        return {key: tensor.clone() for key, tensor in load_file(path).items()}
+        return load_file(path, backend="pread")
     except SafetensorError as error:
         raise ValueError(f"{path} is broken ({error}); resume from an earlier one.") from error
 
