@@ -68,6 +68,7 @@ def main(argv: list[str]) -> None:
         if "evaluated" in words:
             _evaluate(output, name)
         AcceleratorState._reset_state(reset_partial_state=True)
+    ranks.leave()
 
 
 def write_data(file: Path) -> None:

@@ -232,7 +232,7 @@ def start_writer(tmp_path):
     path = os.pathsep.join([os.path.dirname(tiny.__file__), *filter(None, [os.environ.get("PYTHONPATH")])])
     errors = tmp_path / "errors"
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": errors.open("wb"), "text": True}
-    environment = os.environ | {"PYTHONPATH": path, "TQDM_DISABLE": "1"}
+    environment = os.environ | {"PYTHONPATH": path, "TQDM_DISABLE": "1", "OMP_NUM_THREADS": "1"}  # none outlives a fork
     started = []
     with subprocess.Popen([sys.executable, "-c", WRITER], env=environment, **pipes) as parent:
 

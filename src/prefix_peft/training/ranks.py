@@ -70,6 +70,13 @@ def _shard_trunks(plugin: Any, model: Any) -> None:
         plugin.transformer_cls_names_to_wrap = [*dict.fromkeys([*names, Trunk.__name__])]
 
 
+def leave() -> None:
+    """Part from the other ranks, all of which are done: who just ends may tear the connections of those that are not."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 @contextmanager
 def synchronized(accelerator: Accelerator, model: nn.Module, last: bool) -> Iterator[None]:
     """Around one forward and backward pass: ranks put their gradients together after the ``last`` of a step only."""

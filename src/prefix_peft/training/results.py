@@ -45,10 +45,19 @@ def write_results(
     Raises:
         OSError: they cannot be written; nothing that was there is changed then.
     """
-    output, progress = Path(arguments.output_dir), trained.progress
     prefix = full_prefix(trained.model)
-    if not PartialState().is_main_process:
-        return
+    if PartialState().is_main_process:
+        _write(arguments, trained, metrics, prefix)
+    PartialState().wait_for_everyone()  # so that whatever a rank does next, it finds them
+
+
+def _write(
+    arguments: TrainArguments | DistillArguments,
+    trained: Trained,
+    metrics: Mapping[str, float] | None,
+    prefix: dict[str, Tensor],
+) -> None:
+    output, progress = Path(arguments.output_dir), trained.progress
     with Interrupts(WRITING), writing(output, progress):
         output.mkdir(parents=True, exist_ok=True)
         with whole_files(output) as draft:
