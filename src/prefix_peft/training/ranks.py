@@ -71,7 +71,7 @@ def _shard_trunks(plugin: Any, model: Any) -> None:
 
 
 def leave() -> None:
-    """Part from the other ranks, all of which are done: who just ends may tear the connections of those that are not."""
+    """Part from the other ranks when all are done: who just ends tears the connections of those that are not."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
