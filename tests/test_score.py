@@ -107,7 +107,7 @@ def test_our_metrics_as_modules(tmp_path):
         ),
         ("", '{"references": ["a"]}\n', [], "p.txt has no text; expected one prediction a line"),
         ("\n \n", '{"references": ["a"]}\n' * 2, [], "p.txt has no text; expected one prediction a line"),
-        ("a\n", "", [], "r.jsonl is empty; expected one JSON object per line"),
+        ("a\n", "", [], "r.jsonl has no line to read"),
         ("a\n", '{"references": []}\n', [], r"r.jsonl, line 1: 'references' must be a list of strings, not empty"),
         ("a\n", '{"reference": "a"}\n', [], r"line 1: expected one of 'target' and 'references', got the fields"),
         ("a\n", '{"references": ["a"]}\n', ["--metrics", "bleu"], r"'plain' already scores \['bleu'\]; leave them out"),
