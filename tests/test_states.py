@@ -44,6 +44,8 @@ BROKEN = {
     "before": (said(step=-1), "step=-1, .* no run was ever there"),
     "after": (said(step=10**400), "no run was ever there"),
     "time": (said(seconds=float("nan")), "seconds=nan: no run"),
+    "scaler": (said(scaler={"scale": "x"}), "which is no state of a GradScaler"),
+    "scale": (said(scaler={"scale": "x"}), "which is no state of a GradScaler"),
     "log": (said(log=[5]), "has a log that is no list of steps"),
     "arguments": (said(arguments=5), "has arguments=5, which is of another type"),
     "parameter": (drop("parameter."), "parameter.* is not there, needed"),
@@ -92,3 +94,13 @@ def test_a_checkpoints_pickles_are_not_opened(checkpoint, folder, tmp_path):  # 
             train(given)
     assert not (tmp_path / "sprung").exists()
     assert Path(given.output_dir, "adapter_model.safetensors").exists()
+
+
+def test_a_scale_that_nothing_needs_is_left_alone(checkpoint, folder, tmp_path):  # noqa: F811
+    """As where fp16 was written on a GPU, and a run without any scaler goes on."""
+    shutil.copytree(checkpoint, tmp_path / "checkpoint-4")
+    file = tmp_path / "checkpoint-4" / "training_state.json"
+    scaler = {"scale": 2.0, "growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 9, "_growth_tracker": 0}
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"scaler": scaler}))
+    given = {"save_steps": 4, "num_frozen_tokens": 1, "gate": True, "resume_from_checkpoint": "last"}
+    assert train(options(folder, tmp_path, **given)).progress.step == 8

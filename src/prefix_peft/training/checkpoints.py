@@ -149,8 +149,9 @@ def load_checkpoint(
     tensors = read_tensors(file)
     check_tensors(file, tensors, {name: blueprint(p) for name, p in _trained(model).items()}, _frozen(model))
     _restore(tensors, model, optimizer)
-    if scaler := state.pop("scaler", None):
-        optimizer.scaler.load_state_dict(scaler)  # pyright: ignore[reportAttributeAccessIssue]
+    saved_scale, scaler = state.pop("scaler", None), getattr(optimizer, "scaler", None)
+    if saved_scale and scaler is not None:
+        scaler.load_state_dict(saved_scale)
     return Progress(**state, checkpoint=directory)
 
 

@@ -16,6 +16,7 @@ from ..untrusted import check_inside, read_json
 
 LARGEST_STATE = 2**28  # bytes of JSON; a log of a million steps has half of it
 MOST_STEPS = 2**53
+SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}  # torch's GradScaler
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, of a parameter's own shape
 NOT_FINITE = "holds NaN or infinity"
 
@@ -42,6 +43,9 @@ def read_state(path: Path) -> dict[str, Any]:
             raise ValueError(f"{path} has {key}={str(value)[:100]}, which is of another type.")
     if not 0 <= state["step"] <= MOST_STEPS or not 0 <= state["seconds"] < math.inf:
         raise ValueError(f"{path} has step={state['step']}, seconds={state['seconds']}: no run was ever there.")
+    scaler = state.get("scaler") or dict.fromkeys(SCALER, 0)
+    if scaler.keys() != SCALER or not all(type(n) in (int, float) and 0 <= n < math.inf for n in scaler.values()):
+        raise ValueError(f"{path} has scaler={str(scaler)[:100]}, which is no state of a GradScaler.")
     if not all(isinstance(entry, dict) and isinstance(entry.get("step"), int) for entry in state["log"]):
         raise ValueError(f"{path} has a log that is no list of steps.")
     return state
