@@ -17,7 +17,9 @@ from drills import runs
 from prefix_peft.__main__ import main
 from prefix_peft.training.arguments import RunArguments
 from prefix_peft.training.batches import EncodedPairs
+from prefix_peft.training.checkpoints import Progress
 from prefix_peft.training.evaluation import target_loss
+from prefix_peft.training.nonfinite import BadStep
 from prefix_peft.training.run import Run
 
 SHORT = {"max_steps": 8, "save_steps": 1, "validation_file": None, "gradient_accumulation_steps": 1}
@@ -204,3 +206,9 @@ def test_a_gradient_that_no_scale_helps_is_divergence(tmp_path):
 def test_counts_that_cannot_be_are_refused(option, folder, tmp_path, capsys):
     assert main(runs.command(folder, tmp_path, **{option: -1})) == 2
     assert f"--{option.replace('_', '-')} must be from" in capsys.readouterr().err
+
+
+def test_a_step_that_was_taken_all_the_same_is_never_skipped(tmp_path):
+    bad = BadStep(3, 1.0, float("nan"), [0], [], taken=True)
+    with pytest.raises(FloatingPointError, match="the prefix is spoilt"):
+        bad.skip(RunArguments(output_dir=str(tmp_path), skip_nonfinite_steps=5), Progress(), "")

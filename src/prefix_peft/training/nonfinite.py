@@ -45,6 +45,7 @@ class BadStep:
     norm: float  # of its gradient
     pairs: Sequence[int]  # what it read: numbers of training pairs, from 0
     suspects: Sequence[int]  # those of them whose loss alone is not finite
+    taken: bool = False  # all the same, by a backward pass that takes the step as well (DeepSpeed's)
 
     def skip(self, arguments: RunArguments, progress: Progress, kept: str) -> str:
         """Log that the step is skipped, and say so.
@@ -52,12 +53,17 @@ class BadStep:
         Raises:
             FloatingPointError: no skipping was asked for, or as many steps before this one were skipped.
         """
-        if _skipped_in_a_row(progress) < arguments.skip_nonfinite_steps:
+        if not self.taken and _skipped_in_a_row(progress) < arguments.skip_nonfinite_steps:
             progress.log.append({"step": self.step, "skipped": list(self.suspects or self.pairs)})
             return f"{self}, so it is skipped.{kept}"
+        left = (
+            "DeepSpeed took it all the same, and the prefix is spoilt"
+            if self.taken
+            else "The prefix is as it was before"
+        )
         raise FloatingPointError(
-            f"{self}; lower --learning-rate, or let --skip-nonfinite-steps pass over a few.{kept} The prefix is as it "
-            f"was before. {progress.last_good()}"
+            f"{self}; lower --learning-rate, or let --skip-nonfinite-steps pass over a few.{kept} {left}. "
+            f"{progress.last_good()}"
         )
 
     def keep(self, pairs: EncodedPairs, tokenizer: PreTrainedTokenizerBase, output: Path) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from peft import PeftModel
 from torch import Tensor
 from tqdm import tqdm
@@ -183,7 +184,8 @@ class Run:
     def _skip(self, pairs: list[int], loss: float, norm: float, shown: tqdm) -> None:
         """Pass over a step, or stop; every rank comes to the same."""
         suspects = [pair for pair in pairs if not math.isfinite(loss) and not math.isfinite(self._loss_on(pair))]
-        bad, kept = BadStep(self.progress.step + 1, loss, norm, pairs, suspects), ""
+        taken = self.accelerator.distributed_type == DistributedType.DEEPSPEED and math.isfinite(loss)
+        bad, kept = BadStep(self.progress.step + 1, loss, norm, pairs, suspects, taken), ""
         if self.accelerator.is_main_process:
             kept = bad.keep(self.pairs, self.tokenizer, Path(self.arguments.output_dir))
         shown.write(bad.skip(self.arguments, self.progress, kept), file=sys.stdout)
