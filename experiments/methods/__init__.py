@@ -9,6 +9,7 @@ from .peers import add_lora, add_peft_prefix, add_peft_prefix_mlp
 from .prefixes import add_prefix, add_prefix_mlp
 from .prompts import add_embeddings, add_prompt
 from .settings import Settings as Settings
+from .sizes import count_at as count_at
 from .sizes import size_at as size_at
 from .weights import train_everything, train_nothing, train_top_layers
 

@@ -26,7 +26,7 @@ def size_at(method: Method, base: PreTrainedModel, budget: int, settings: Settin
         raise ValueError(f"{method.name} has no size to choose; leave it out of a comparison at {budget:,} parameters.")
     settings = settings or Settings()
     least = 1 + (settings.num_frozen_tokens if method.knob == "num_virtual_tokens" else 0)
-    c0, c1, c2 = (_count(method, base, replace(settings, **{method.knob: least + step})) for step in range(3))
+    c0, c1, c2 = (count_at(method, base, replace(settings, **{method.knob: least + step})) for step in range(3))
 
     def count(steps: int) -> int:
         """The parabola through the three, for an MLP's weights grow with the square of its width at most."""
@@ -37,7 +37,7 @@ def size_at(method: Method, base: PreTrainedModel, budget: int, settings: Settin
     return replace(settings, **{method.knob: least + steps})
 
 
-def _count(method: Method, base: PreTrainedModel, settings: Settings) -> int:
+def count_at(method: Method, base: PreTrainedModel, settings: Settings) -> int:
     """By trial, on a twin that shares the base's weights."""
     twin = copy.deepcopy(base, {id(parameter): parameter for parameter in base.parameters()})
     return trained_parameters(method.prepare(twin, replace(settings, init_text=None)))

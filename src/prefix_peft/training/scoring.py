@@ -114,17 +114,31 @@ def score_records(
 
     Ranks share the work.
     """
-    seq2seq = bool(model.config.is_encoder_decoder)
     texts = generate_texts(
         model, tokenizer, [record.source for record in records], separator=separator, batch_size=batch_size,
         max_source_length=max_source_length, **generation,
     )  # fmt: skip
+    report = metrics.score(texts, [record.references for record in records], protocol, metrics_beside)
+    report.scores["loss"] = loss_on(
+        model, tokenizer, records, separator=separator, max_source_length=max_source_length, batch_size=batch_size
+    )
+    return report, texts
+
+
+def loss_on(
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    records: Sequence[Record],
+    *,
+    separator: str | None,
+    max_source_length: int | None = None,
+    batch_size: int = 16,
+) -> float:
+    """The loss on first references, in nats per token. Ranks share the work."""
+    seq2seq = bool(model.config.is_encoder_decoder)
     pairs = encode_pairs(
         [(record.source, record.references[0]) for record in records], tokenizer, is_encoder_decoder=seq2seq,
         separator=None if seq2seq else separator, max_source_length=max_source_length,
     )  # fmt: skip
     collated = partial(collate, pad_token_id=padding_id(tokenizer), is_encoder_decoder=seq2seq)
-    loss = mean_loss(model, shared_batches(pairs.examples, batch_size, collated), seq2seq)
-    report = metrics.score(texts, [record.references for record in records], protocol, metrics_beside)
-    report.scores["loss"] = loss
-    return report, texts
+    return mean_loss(model, shared_batches(pairs.examples, batch_size, collated), seq2seq)

@@ -1,0 +1,149 @@
+"""The command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from .catalogue import EXPERIMENTS
+from .cell import Cell, Result
+from .experiment import Choice, Experiment
+from .grids import TABLE
+from .harness import Place
+from .page import write_page
+from .plots import draw
+from .rates import best_rate
+from .report import shown
+from .store import Store
+from .worker import begin_worker, run_cell
+
+DESCRIPTION = """Compare prefix-tuning with other methods, as Li & Liang (2021) did: one loop, one order of the data,
+one decoding and one set of metrics for all. What is finished is kept; the same command goes on where it was stopped."""
+EXAMPLES = """examples:
+  python experiments tune table --base gpt2-medium --data-dir DATA          learning rates first, then the main table
+  python experiments low-data --base gpt2-medium --data-dir DATA --seeds 0 1
+  python experiments table --base my-small-gpt2 --data-dir DATA --steps 50 --max-records 20   see it run
+  python experiments --output docs/results --page docs/results.md           all that is there, as a page
+
+experiments:
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns the exit status: 1 where a cell failed."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.experiments and (options.base is None or options.data_dir is None):
+        parser.error("say on what: --base MODEL --data-dir DIR.")
+    if not options.experiments and not options.page:
+        parser.error("name an experiment, or a --page to write.")
+    try:
+        return _all(options)
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped; the same command goes on with the cells that are missing.\n")
+
+
+def _all(options: argparse.Namespace) -> int:
+    store, failed = Store(options.output), 0
+    for name in options.experiments:
+        experiment = EXPERIMENTS[name]
+        cells = experiment.cells(_choice(options, experiment))
+        failed += _run(experiment, store, cells, options)
+        wanted = {cell.identity for cell in cells}
+        results = [result for result in store.of(name) if result.cell.identity in wanted]
+        if results:
+            picture = draw(experiment, results, options.output / f"{name}.png")
+            print(f"\n{experiment.question}\n", shown(experiment, results), sep="\n")
+            print(f"\n{store.file}" + (f" and {picture}" if picture else ""))
+    if options.page:
+        write_page(store, options.page)
+    return int(failed > 0)
+
+
+def _run(experiment: Experiment, store: Store, cells: Sequence[Cell], options: argparse.Namespace) -> int:
+    """Run what is missing; the number of cells that failed."""
+    missing, failed = store.missing(experiment.name, cells), 0
+    place = Place(options.data_dir, options.mixed_precision)
+    with tqdm(total=len(cells), initial=len(cells) - len(missing), desc=experiment.name, unit="cell") as bar:
+        for cell, found in _results(experiment, store, missing, place, options.jobs):
+            bar.update()
+            if isinstance(found, Result):
+                store.add(found)
+            else:
+                failed += 1
+                bar.write(f"{cell.method} on {cell.task}: {type(found).__name__}: {found}")
+    return failed
+
+
+def _results(
+    experiment: Experiment, store: Store, cells: Sequence[Cell], place: Place, jobs: int
+) -> Iterator[tuple[Cell, Result | Exception]]:
+    """Each cell with its result as it comes, or with what went wrong."""
+    rates = {cell: best_rate(cell, store) for cell in cells}
+    if jobs == 1:
+        for cell in cells:
+            yield cell, run_cell(cell, experiment.name, place, rates[cell])
+        return
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), begin_worker, (threads,)) as pool:
+        waiting = {pool.submit(run_cell, cell, experiment.name, place, rates[cell]): cell for cell in cells}
+        try:
+            yield from ((waiting[future], future.result()) for future in as_completed(waiting))
+        except KeyboardInterrupt:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _choice(options: argparse.Namespace, experiment: Experiment) -> Choice:
+    tasks = tuple(options.tasks or experiment.tasks)
+    methods = tuple(options.methods) if options.methods else None
+    return Choice(
+        options.base, tasks, tuple(options.seeds), methods, tuple(range(options.draws)), options.steps,
+        options.max_records or None, options.separator,
+    )  # fmt: skip
+
+
+def _parser() -> argparse.ArgumentParser:
+    listing = "\n".join(f"  {name:<10} {experiment.question}" for name, experiment in EXPERIMENTS.items())
+    parser = argparse.ArgumentParser(
+        prog="python experiments",
+        description=DESCRIPTION,
+        epilog=EXAMPLES + listing,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("experiments", nargs="*", type=_experiment, metavar="EXPERIMENT", help="which, see below")
+    parser.add_argument("--base", metavar="MODEL", help="a directory or the id of a Hub repository")
+    parser.add_argument("--data-dir", metavar="DIR", type=Path, help="the folder that holds webnlg/, e2e/ ...")
+    add = partial(_with_default, parser)
+    add("--tasks", None, "webnlg, e2e, dart, scitldr", "the experiment's", metavar="TASK", nargs="+")
+    add("--methods", None, ", ".join(TABLE), "the experiment's", metavar="METHOD", nargs="+")
+    add("--seeds", [0, 1], "each a run of its own", "0 1", metavar="N", type=int, nargs="+")
+    add("--draws", 5, "how often few examples are drawn", "5, the paper's", metavar="N", type=int)
+    add("--steps", 400, "optimizer steps", metavar="N", type=int)
+    add("--max-records", 200, "judged of each split; 0 for all", metavar="N", type=int)
+    add("--separator", " =>", "between source and target of a causal model", "' =>'")
+    add("--mixed-precision", "bf16", "of the forward passes", choices=["no", "bf16", "fp16"])
+    add("--jobs", 1, "cells at once, each in a process", metavar="N", type=int)
+    add("--output", Path("runs/experiments"), "for cells.jsonl and plots", metavar="DIR", type=Path)
+    parser.add_argument("--page", metavar="FILE", type=Path, help="write all that is there as a page as well")
+    return parser
+
+
+def _with_default(
+    parser: argparse.ArgumentParser, flag: str, default: Any, text: str, shown: str | None = None, **options: Any
+) -> None:
+    parser.add_argument(flag, default=default, help=f"{text} (default: {shown or default})", **options)
+
+
+def _experiment(name: str) -> str:
+    if name not in EXPERIMENTS:
+        raise argparse.ArgumentTypeError(f"unknown experiment {name!r}; choose from {', '.join(EXPERIMENTS)}.")
+    return name

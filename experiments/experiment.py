@@ -1,0 +1,48 @@
+"""What an experiment is: its cells, and what is compared along which lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from .cell import Cell
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the user chose: on which base and tasks, how often, and at which scale."""
+
+    base: str
+    tasks: tuple[str, ...]
+    seeds: tuple[int, ...]
+    methods: tuple[str, ...] | None = None  # None: those of the experiment
+    subsets: tuple[int, ...] = (0, 1, 2, 3, 4)
+    steps: int = 400
+    max_records: int | None = 200
+    separator: str | None = " =>"
+
+    def cell(self, task: str, method: str, seed: int, **fields: object) -> Cell:
+        """A cell of these choices."""
+        given = {
+            "base": self.base, "task": task, "method": method, "seed": seed, "steps": self.steps,
+            "max_records": self.max_records, "separator": self.separator, "splits": TEST_SPLITS.get(task, ("test",)),
+        } | fields  # fmt: skip
+        return Cell(**given)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One question. Cells that differ in nothing but seed and subset are one figure, with its spread."""
+
+    name: str
+    question: str
+    paper: str  # what Li & Liang found, with the place
+    cells: Callable[[Choice], list[Cell]]
+    line: Callable[[Cell], str]  # a row of the table, a line of the plot
+    x: str | None = None  # the field or knob along the horizontal axis; None for a table only
+    tasks: Sequence[str] = ("webnlg", "e2e", "dart")  # by default
+    texts: bool = False  # the question is how they read
+
+
+# Seen and unseen categories are two questions.
+TEST_SPLITS = {"webnlg": ("test_seen", "test_unseen")}

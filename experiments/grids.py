@@ -1,0 +1,168 @@
+"""The paper's experiments, and those by which this library's defaults are chosen: their cells."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import chain, combinations, product
+
+from .cell import Cell
+from .experiment import Choice
+from .methods import METHODS
+
+LENGTH = 10  # virtual tokens where nothing else is said
+LARGE = "adapter, 3 %"  # the paper's larger adapter
+TABLE = (
+    "none",
+    "prefix",
+    "prefix_mlp",
+    "fine_tuning",
+    "ft_top2",
+    LARGE,
+    "adapter",
+    "lora",
+    "peft_prefix",
+    "peft_prompt",
+)
+# Optimizer steps of prefix-tuning and of fine-tuning at each number of examples: the paper, appendix
+LOW_DATA_STEPS = {50: (200, 100), 100: (200, 100), 200: (200, 200), 500: (400, 400)}
+CURVE = (400, 2000, 8000, 32000)  # pairs of E2E: 1 %, 5 %, 19 % and 76 %
+LENGTHS = (1, 2, 5, 10, 20, 40, 80)
+PLACES = {"prefix": (1, 10, 20), "infix": (1, 10, 20), "embedding": (1, 10, 20)}
+STARTS = {"random": "random", "irrelevant words": "elephant divide keep active", "task words": "table to text :"}
+KINDS = ("encoder", "decoder", "cross")
+RATES = (0.25, 1.0, 4.0)  # times a method's own
+
+
+def cell_of(choice: Choice, task: str, method: str, seed: int, **fields: object) -> Cell:
+    """A cell whose method trains as many numbers as a prefix of `LENGTH` tokens, or 3 % of the base's."""
+    if method == LARGE:
+        return choice.cell(task, "adapter", seed, share=0.03, **fields)
+    cell = choice.cell(task, method, seed, **fields)
+    if method in ("adapter", "lora"):
+        return replace(cell, as_prefix=LENGTH)
+    return cell if method in ("none", "fine_tuning", "ft_top2") else cell.with_knobs(num_virtual_tokens=LENGTH)
+
+
+def label(cell: Cell) -> str:
+    """The method, and its size where there are two."""
+    return LARGE if cell.share else cell.method
+
+
+def table(choice: Choice) -> list[Cell]:
+    """All methods with all data; the base itself once."""
+    methods = choice.methods or TABLE
+    return [
+        cell_of(choice, task, method, seed)
+        for seed, task, method in product(choice.seeds, choice.tasks, methods)
+        if method != "none" or seed == choice.seeds[0]
+    ]
+
+
+def low_data(choice: Choice) -> list[Cell]:
+    """Few examples, drawn several times."""
+    methods = choice.methods or ("prefix", "fine_tuning")
+    return [
+        low_data_cell(choice, task, method, seed, examples, subset)
+        for subset, seed, task, examples, method in product(
+            choice.subsets, choice.seeds, choice.tasks, LOW_DATA_STEPS, methods
+        )
+    ]
+
+
+def texts(choice: Choice) -> list[Cell]:
+    """The first draw of each size."""
+    return low_data(replace(choice, subsets=(0,), seeds=choice.seeds[:1]))
+
+
+def curve(choice: Choice) -> list[Cell]:
+    """From few examples to many."""
+    return [
+        cell_of(choice, task, method, seed, examples=examples)
+        for seed, task, examples, method in product(
+            choice.seeds, choice.tasks, CURVE, choice.methods or ("prefix", "fine_tuning")
+        )
+    ]
+
+
+def low_data_cell(choice: Choice, task: str, method: str, seed: int, examples: int, subset: int) -> Cell:
+    """Steps by method and number of examples, batches of 10, as in the paper."""
+    steps = LOW_DATA_STEPS[examples][method == "fine_tuning"]
+    return cell_of(choice, task, method, seed, examples=examples, subset=subset, steps=steps, batch_size=10)
+
+
+def starts(choice: Choice) -> list[Cell]:
+    """What the prefix starts from, where data are few."""
+    return [
+        low_data_cell(choice, task, "prefix", seed, examples, subset).with_knobs(init_text=words)
+        for subset, seed, task, examples, words in product(
+            choice.subsets, choice.seeds, choice.tasks, LOW_DATA_STEPS, STARTS.values()
+        )
+    ]
+
+
+def lengths(choice: Choice) -> list[Cell]:
+    """Prefixes from one virtual token to many."""
+    return [
+        choice.cell(task, "prefix", seed).with_knobs(num_virtual_tokens=length)
+        for seed, task, length in product(choice.seeds, choice.tasks, LENGTHS)
+    ]
+
+
+def places(choice: Choice) -> list[Cell]:
+    """Before the text at every layer, between source and target, and before the text at the embedding alone."""
+    return [
+        choice.cell(task, method, seed).with_knobs(num_virtual_tokens=length)
+        for seed, task, method in product(choice.seeds, choice.tasks, choice.methods or PLACES)
+        for length in PLACES[method]
+    ]
+
+
+def projections(choice: Choice) -> list[Cell]:
+    """Flat and through the MLP, at several learning rates."""
+    return [
+        replace(cell_of(choice, task, method, seed), learning_rate=times * METHODS[method].learning_rate)
+        for seed, task, method, times in product(choice.seeds, choice.tasks, ("prefix", "prefix_mlp"), RATES)
+    ]
+
+
+def sites(choice: Choice) -> list[Cell]:
+    """Every choice among an encoder-decoder's three kinds of attention."""
+    chosen = chain.from_iterable(combinations(KINDS, count) for count in (1, 2, 3))
+    return [
+        choice.cell(task, "prefix", seed).with_knobs(num_virtual_tokens=LENGTH, sites=kinds)
+        for kinds, seed, task in product(chosen, choice.seeds, choice.tasks)
+    ]
+
+
+def tuning(choice: Choice) -> list[Cell]:
+    """Learning rates for every method, judged by the loss on validation data."""
+    methods = choice.methods or tuple(method for method in TABLE if method != "none")
+    cells = [
+        cell_of(choice, task, method, seed, splits=("validation",), num_beams=0)
+        for task, seed, method in product(choice.tasks, choice.seeds, methods)
+    ]
+    return [
+        replace(cell, learning_rate=times * METHODS[cell.method].learning_rate) for times, cell in product(RATES, cells)
+    ]
+
+
+def variants(choice: Choice) -> list[Cell]:
+    """One thing changed at a time in how a prefix is trained, judged on validation data."""
+    rate = METHODS["prefix"].learning_rate
+    changes: list[tuple[str, float, dict[str, object]]] = [
+        ("prefix", rate, {}),
+        ("prefix", rate / 3, {}),
+        ("prefix", rate * 3, {}),
+        ("prefix", rate, {"init_text": STARTS["task words"]}),
+        ("prefix", rate, {"num_frozen_tokens": 1}),
+        ("prefix", rate, {"gate": True}),
+        ("prefix", rate, {"prefix_dropout": 0.1}),
+        ("prefix", rate, {"init_text": "random"}),
+        *(("prefix_mlp", METHODS["prefix_mlp"].learning_rate, {"encoder_hidden_size": width}) for width in (64, 512)),
+    ]
+    return [
+        replace(
+            cell_of(choice, task, method, seed, splits=("validation",)).with_knobs(**knobs), learning_rate=learning_rate
+        )
+        for seed, task, (method, learning_rate, knobs) in product(choice.seeds, choice.tasks, changes)
+    ]

@@ -1,0 +1,48 @@
+"""docs/results.md: every experiment that was run, with its question, what the paper found, its tables and picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from .catalogue import EXPERIMENTS
+from .cell import Result
+from .experiment import Experiment
+from .findings import FINDINGS, INTRODUCTION
+from .plots import draw
+from .report import shown
+from .store import Store
+
+
+def write_page(store: Store, path: Path) -> None:
+    """The page, and its pictures in the folder of its name."""
+    parts = [INTRODUCTION]
+    for name, experiment in EXPERIMENTS.items():
+        results = store.of(name)
+        for base in dict.fromkeys(result.cell.base for result in results):
+            parts += _section(experiment, base, [result for result in results if result.cell.base == base], path)
+    path.write_text("\n".join(parts), "utf-8")
+
+
+def _section(experiment: Experiment, base: str, results: Sequence[Result], path: Path) -> list[str]:
+    pictures = path.with_suffix("")
+    pictures.mkdir(exist_ok=True)
+    picture = None if experiment.texts else draw(experiment, results, pictures / f"{experiment.name}-{base}.png")
+    said = FINDINGS.get((experiment.name, base))
+    return [
+        f"## {experiment.name.capitalize()}, {base}\n",
+        f"{experiment.question} Li & Liang: {experiment.paper}.\n",
+        *([f"{said}\n"] if said else []),
+        shown(experiment, results),
+        *([f"\n![{experiment.question}]({pictures.name}/{picture.name})"] if picture else []),
+        f"\n{_made_by(experiment, results)}\n",
+    ]
+
+
+def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
+    hours = sum(result.seconds for result in results) / 3600
+    cell = results[0].cell
+    return (
+        f"`python experiments {experiment.name} --base {cell.base} --steps {cell.steps}`, {len(results)} cells, "
+        f"{hours:.1f} hours of training; {cell.max_records or 'all'} records of each split, beams: {cell.num_beams}."
+    )

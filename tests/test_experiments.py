@@ -1,0 +1,173 @@
+"""The experiments: what a cell is, what is kept of it, how figures are made, and one run from command to page."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from drills import runs
+from experiments import data, grids, rates
+from experiments.catalogue import EXPERIMENTS
+from experiments.cell import Cell, Result
+from experiments.command import main
+from experiments.experiment import Choice
+from experiments.figures import Figure, gathered
+from experiments.methods import METHODS
+from experiments.report import shown
+from experiments.store import Store
+
+CELL = Cell(base="tiny", task="e2e", method="prefix", knobs=(("num_virtual_tokens", 3),))
+
+
+def result_of(cell: Cell, bleu: float = 1.0, experiment: str = "table", **fields: object) -> Result:
+    given = {"parameters": 10, "of": 100, "learning_rate": 0.1, "seconds": 1.0} | fields
+    scores = {split: {"bleu": bleu, "loss": 2.0} for split in cell.splits}
+    return Result(cell, experiment, scores=scores, **given)  # pyright: ignore[reportArgumentType]
+
+
+def write_task(folder: Path, train: int = 12) -> Path:
+    """A folder with E2E of a few records."""
+    (folder / "e2e").mkdir(parents=True)
+    for split, count in (("train", train), ("dev", 5), ("test", 4)):
+        lines = [
+            json.dumps({"id": i, "mr": {"name": f"w{5 + i}"}, "references": [f"w{5 + i} w9", f"w{5 + i} w8 w7"]})
+            for i in range(count)
+        ]
+        (folder / "e2e" / f"{split}.jsonl").write_text("\n".join(lines), "utf-8")
+    return folder
+
+
+def test_a_cell_is_the_same_wherever_its_base_lies(tmp_path):
+    (tmp_path / "a" / "base").mkdir(parents=True)
+    here, there = replace(CELL, base=str(tmp_path / "a" / "base")), replace(CELL, base="base")
+    assert here.identity == there.identity
+    assert len({replace(CELL, seed=seed).identity for seed in range(5)} | {CELL.with_knobs(gate=True).identity}) == 6
+
+
+def test_results_come_back_from_their_line():
+    cell = replace(CELL, splits=("test_seen", "test_unseen"), method="adapter", share=0.03).with_knobs(sites=("cross",))
+    result = result_of(cell, samples={"test_seen": [["a", "b"]]}, made_on={"torch": "2"})
+    assert Result.from_json(result.as_json()) == result
+
+
+def test_the_store_survives_a_line_that_was_cut_short(tmp_path):
+    cells = [replace(CELL, seed=seed) for seed in range(3)]
+    store = Store(tmp_path)
+    store.add(result_of(cells[0]))
+    with store.file.open("a") as file:
+        file.write(result_of(cells[1]).as_json()[:-30])  # killed while it wrote
+    again = Store(tmp_path)
+    assert again.missing("table", cells) == cells[1:]
+    again.add(result_of(cells[1]))
+    assert Store(tmp_path).missing("table", cells) == cells[2:]
+
+
+def test_what_one_experiment_found_holds_in_another(tmp_path):
+    store = Store(tmp_path)
+    store.add(result_of(CELL, experiment="table"))
+    assert store.missing("unseen", [CELL, replace(CELL, seed=7)]) == [replace(CELL, seed=7)]
+    assert [found.cell for found in Store(tmp_path).of("unseen")] == [CELL]
+
+
+def test_draws_are_of_their_own_and_the_same_each_time(tmp_path):
+    folder = write_task(tmp_path, train=12)
+    everything = data.pairs_of(CELL, folder)
+    draws = [data.pairs_of(replace(CELL, examples=6, subset=subset), folder) for subset in (0, 1, 0)]
+    assert len(everything) == 24
+    assert draws[0] == draws[2] != draws[1]
+    assert all(len(set(draw)) == 6 and set(draw) <= set(everything) for draw in draws)
+    with pytest.raises(ValueError, match="24 training pairs, 25 were asked for"):
+        data.pairs_of(replace(CELL, examples=25), folder)
+
+
+def test_a_task_without_training_data_parts_its_validation_data_by_source(tmp_path):
+    (tmp_path / "dart").mkdir()
+    lines = [{"triples": [[f"s{i // 2}", "p", "o"]], "references": [f"text {i}"]} for i in range(20)]
+    (tmp_path / "dart" / "dev.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    cell = replace(CELL, task="dart", max_records=None)
+    trained = {source for source, _ in data.pairs_of(cell, tmp_path)}
+    judged = {record.source for record in data.records_of(cell, tmp_path, "validation")}
+    assert len(trained) == 8
+    assert len(judged) == 2
+    assert not trained & judged
+
+
+def test_figures_are_means_with_the_deviation_over_runs():
+    values = [1.0, 2.0, 4.5]
+    results = [result_of(replace(CELL, seed=seed), bleu) for seed, bleu in enumerate(values)]
+    other = result_of(replace(CELL, method="lora"), 9.0)
+    groups = gathered(EXPERIMENTS["table"], [*results, other])
+    assert [len(found) for found in groups.values()] == [3, 1]
+    figure = Figure.of(values)
+    assert (figure.mean, figure.deviation) == (sum(values) / 3, statistics.stdev(values))
+    table = shown(EXPERIMENTS["table"], [*results, other])
+    assert "2.50 ± 1.80" in table
+    assert "10 (10.00%)" in table
+
+
+def test_every_experiment_asks_for_methods_and_knobs_that_exist():
+    choice = Choice("tiny", ("e2e",), (0, 1))
+    for experiment in EXPERIMENTS.values():
+        cells = experiment.cells(choice)
+        assert len({cell.identity for cell in cells}) == len(cells) > 1, experiment.name
+        assert {cell.method for cell in cells} <= METHODS.keys()
+        assert all(experiment.line(cell) for cell in cells)
+        assert experiment.x is None or all(cell.value(experiment.x) is not None for cell in cells)
+
+
+def test_few_examples_are_trained_on_for_the_papers_steps():
+    cells = grids.low_data(Choice("tiny", ("e2e",), (0, 1)))
+    assert len(cells) == 4 * 5 * 2 * 2
+    steps = {(cell.examples, cell.method): cell.steps for cell in cells}
+    assert [steps[size, "prefix"] for size in (50, 100, 200, 500)] == [200, 200, 200, 400]
+    assert [steps[size, "fine_tuning"] for size in (50, 100, 200, 500)] == [100, 100, 200, 400]
+
+
+def test_the_learning_rate_is_the_one_with_the_lowest_validation_loss(tmp_path):
+    store = Store(tmp_path)
+    tuned = replace(CELL, splits=("validation",))
+    for rate, loss in ((0.1, 3.0), (0.4, 1.0), (1.6, 2.0)):
+        found = result_of(replace(tuned, learning_rate=rate), experiment="tune", learning_rate=rate)
+        store.add(replace(found, scores={"validation": {"loss": loss}}))
+    assert rates.best_rate(CELL, store) == 0.4
+    assert rates.best_rate(replace(CELL, learning_rate=0.7), store) == 0.7
+    assert rates.best_rate(replace(CELL, method="lora"), store) == METHODS["lora"].learning_rate
+    assert rates.best_rate(replace(CELL, base="other"), store) == METHODS["prefix"].learning_rate
+
+
+def test_from_command_to_page(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(data.PROTOCOLS, "e2e", "plain")  # the official scripts start a Java machine each time
+    base, folder = tmp_path / "base", write_task(tmp_path / "data")
+    runs.base_model().save_pretrained(base)
+    runs.tokenizer().save_pretrained(base)
+    command = [
+        "table", "--base", str(base), "--data-dir", str(folder), "--tasks", "e2e", "--methods", "none", "prefix",
+        "adapter", "--seeds", "0", "--steps", "4", "--max-records", "3", "--output", str(tmp_path / "out"),
+        "--page", str(tmp_path / "results.md"), "--mixed-precision", "no",
+    ]  # fmt: skip
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    results = {result.cell.method: result for result in Store(tmp_path / "out").of("table")}
+    assert results.keys() == {"none", "prefix", "adapter"}
+    assert results["prefix"].parameters == 10 * 2 * 2 * 44  # tokens, keys and values, layers, width
+    assert results["adapter"].parameters == pytest.approx(results["prefix"].parameters, rel=0.06)
+    assert results["none"].parameters == 0
+    assert results["prefix"].scores["test"]["loss"] != results["none"].scores["test"]["loss"]
+    assert "How do the methods compare" in said
+    assert (tmp_path / "out" / "table.png").is_file()
+    page = (tmp_path / "results.md").read_text("utf-8")
+    assert f"{results['prefix'].scores['test']['loss']:.2f}" in page
+    before = (tmp_path / "out" / "cells.jsonl").read_text("utf-8")
+    assert main(command) == 0
+    assert (tmp_path / "out" / "cells.jsonl").read_text("utf-8") == before, "a finished cell is not run again"
+
+
+def test_what_cannot_be_run_is_said(tmp_path, capsys):
+    for command, said in ((["table"], "--base MODEL --data-dir DIR"), ([], "name an experiment")):
+        with pytest.raises(SystemExit):
+            main(command)
+        assert said in capsys.readouterr().err
