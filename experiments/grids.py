@@ -10,7 +10,7 @@ from .experiment import Choice
 from .methods import METHODS
 
 LENGTH = 10  # virtual tokens where nothing else is said
-LARGE = "adapter, 3 %"  # the paper's larger adapter
+LARGE = "adapter_3pct"  # the paper's larger adapter, of 3 % of the base's numbers
 TABLE = (
     "none",
     "prefix",
@@ -44,7 +44,7 @@ def cell_of(choice: Choice, task: str, method: str, seed: int, **fields: object)
 
 
 def label(cell: Cell) -> str:
-    """The method, and its size where there are two."""
+    """The method, by its size where there are two."""
     return LARGE if cell.share else cell.method
 
 
