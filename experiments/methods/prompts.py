@@ -5,12 +5,12 @@ This is the embedding-only ablation of the paper, too: what the layers see of th
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 from peft import PromptTuningConfig, get_peft_model
 from peft.tuners.prompt_tuning import PromptTuningInit
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from prefix_peft.wrap import infer_task_type
@@ -43,25 +43,20 @@ def _prompted(base: PreTrainedModel, settings: Settings, start: str) -> Prompted
 class Prompted(Wrapped):
     """PEFT's model, but its logits are those of the text, and padded prompts keep their positions."""
 
-    def forward(self, **inputs: Any) -> Any:
+    def forward(self, input_ids: Tensor, **inputs: Any) -> Any:
         """As the base's; PEFT's logits (B, P + S, V) of a decoder lose those of the virtual tokens."""
-        output = self.model(**inputs)
+        output = self.model(input_ids=input_ids, **inputs)
         if not self.config.is_encoder_decoder:
-            output.logits = output.logits[
-                :, cast("PromptTuningConfig", self.model.active_peft_config).num_virtual_tokens :
-            ]
+            output.logits = output.logits[:, -input_ids.shape[1] :]
         return output
 
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
-        """As the base's, for prompts (B, S); it reads [virtual tokens; padding; text] itself, for PEFT would count
-        the padding's positions."""
+        """As the base's, for prompts (B, S), which PEFT would let begin one position later for each padding token."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        text = cast("nn.Module", self.base.get_input_embeddings())(input_ids)
-        virtual = self.model.get_prompt(len(input_ids)).to(text.dtype)
-        new = self.base.generate(
-            inputs_embeds=torch.cat([virtual, text], dim=1),
+        embed: Any = self.base.get_input_embeddings()
+        virtual = self.model.get_prompt(len(input_ids)).to(self.base.dtype)
+        prompt = {} if self.config.is_encoder_decoder else {"input_ids": input_ids}  # to be returned, and not repeated
+        return self.base.generate(
+            **prompt, inputs_embeds=torch.cat([virtual, embed(input_ids)], dim=1),
             attention_mask=torch.cat([mask.new_ones(virtual.shape[:2]), mask], dim=1), **options,
         )  # fmt: skip
-        if self.config.is_encoder_decoder:
-            return new
-        return torch.cat([input_ids.repeat_interleave(len(new) // len(input_ids), dim=0), new], dim=1)

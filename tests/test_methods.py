@@ -1,0 +1,272 @@
+"""The experiments' methods: what they train, where they start, and what they write, against loops without a cache."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import DynamicCache
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments.methods import METHODS, Settings, size_at, trained_parameters
+from prefix_peft.layer import prefix_layers
+from prefix_peft.training.batches import IGNORED
+from prefix_peft.training.evaluation import target_loss
+
+SETTINGS = Settings(num_virtual_tokens=3, encoder_hidden_size=7, bottleneck=5, rank=2)
+FAMILIES = ("gpt2", "bart")
+TRAINED = [name for name in METHODS if name != "none"]
+SIZED = [name for name, method in METHODS.items() if method.knob]
+AT_THE_BASE = ["none", "fine_tuning", "ft_top2", "adapter", "lora"]
+SOURCE = (4, 6)  # tokens of x in each row
+
+
+def prepared(name, family="gpt2", **changes):
+    return METHODS[name].prepare(tiny.build(family), replace(SETTINGS, **changes)).eval()
+
+
+def filled(name, family="gpt2"):
+    """With trained parameters that all matter."""
+    model = prepared(name, family)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+    return model
+
+
+def batch(family):
+    """Two pairs, the second shorter, padded on the right."""
+    ids, mask = tiny.tokens(2, 9), torch.ones(2, 9, dtype=torch.long)
+    ids[1, 8:], mask[1, 8:] = tiny.PAD, 0
+    if family == "bart":
+        return {"input_ids": ids, "attention_mask": mask, "labels": tiny.tokens(2, 6, seed=1)}
+    labels = ids.masked_fill(mask == 0, IGNORED)
+    for row, source in enumerate(SOURCE):
+        labels[row, :source] = IGNORED
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def loss_on(name, model, family):
+    loss, count = METHODS[name].adapt_loss(target_loss)(model, batch(family), family == "bart")
+    return loss / count
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", TRAINED)
+def test_all_that_is_trained_learns_and_nothing_else_changes(name, family):
+    model = prepared(name, family)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    trained = {key for key, parameter in model.named_parameters(remove_duplicate=False) if parameter.requires_grad}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0)
+    first = loss_on(name, model, family).item()
+    torch.manual_seed(0)
+    model.train()
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss_on(name, model, family).backward()
+        optimizer.step()
+    assert all(p.grad is not None and p.grad.any() for p in model.parameters() if p.requires_grad)
+    changed = {key for key, tensor in model.state_dict().items() if not torch.equal(tensor, before[key])}
+    assert changed == trained & before.keys()
+    assert loss_on(name, model.eval(), family).item() < first
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", AT_THE_BASE)
+def test_what_starts_at_the_base_has_its_logits(name, family):
+    inputs = tiny.inputs(family)
+    ours, base = prepared(name, family)(**inputs).logits, tiny.build(family)(**inputs).logits
+    torch.testing.assert_close(ours, base)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_each_logit_depends_on_its_token_and_those_before(name):
+    model, ids = filled(name), tiny.tokens(2, 9)
+    lengths = {"prompt_lengths": torch.tensor(SOURCE)} if name == "infix" else {}
+    other = ids.clone()
+    other[:, 5] = ids[:, 5] % 90 + 5
+    logits, others = (model(input_ids=x, use_cache=False, **lengths).logits for x in (ids, other))
+    assert logits.shape == (2, 9, tiny.VOCAB)
+    torch.testing.assert_close(logits[:, :5], others[:, :5])
+    assert (logits[:, 5:] - others[:, 5:]).abs().amax(dim=(0, 2)).gt(1e-3).all()
+
+
+def search(name, model, source, num_beams, steps):
+    """Beam search on one unpadded row, each step a whole forward of each beam; as nothing ends, all beams go on."""
+    seq2seq = model.config.is_encoder_decoder
+    beams = [(0.0, [tiny.BOS] if seq2seq else source)]
+    for _ in range(steps):
+        candidates = []
+        for score, ids in beams:
+            inputs = {"input_ids": source, "decoder_input_ids": ids} if seq2seq else {"input_ids": ids}
+            inputs = {key: torch.tensor([value]) for key, value in inputs.items()}
+            if name == "infix" and not seq2seq:
+                inputs["prompt_lengths"] = torch.tensor([len(source)])
+            logits = model(**inputs, use_cache=False).logits[0, -1]
+            candidates += [(score + p, [*ids, t]) for t, p in enumerate(logits.log_softmax(-1).tolist())]
+        beams = sorted(candidates, reverse=True)[:num_beams]
+    return beams[0][1]
+
+
+@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", METHODS)
+@torch.no_grad()
+def test_writes_what_a_search_without_cache_and_padding_finds(name, family, num_beams):
+    model, seq2seq = filled(name, family), family == "bart"
+    sources = [tiny.tokens(7).tolist(), tiny.tokens(4, seed=1).tolist()]
+    pad = [tiny.PAD] * 3
+    rows = [sources[0], sources[1] + pad if seq2seq else pad + sources[1]]
+    ids = torch.tensor(rows)
+    written = model.generate(
+        input_ids=ids, attention_mask=(ids != tiny.PAD).long(), num_beams=num_beams, max_new_tokens=4, do_sample=False,
+        pad_token_id=tiny.PAD, eos_token_id=None,
+    ).tolist()  # fmt: skip
+    found = [search(name, model, source, num_beams, 4) for source in sources]
+    assert written == (found if seq2seq else [found[0], pad + found[1]])
+
+
+@torch.no_grad()
+def test_an_infix_is_a_cache_that_is_lengthened_behind_x():
+    """Each row by itself: the base reads x but for its last token, P entries are added to its cache, then the rest."""
+    infix, base, given = filled("infix").double(), tiny.build("gpt2").double(), batch("gpt2")
+    ours = infix(**given, use_cache=False).logits
+    for row, source in enumerate(SOURCE):
+        ids, length, cache = given["input_ids"][row : row + 1], given["attention_mask"][row].sum(), DynamicCache()
+        before = base(ids[:, : source - 1], past_key_values=cache).logits
+        for index, layer in enumerate(prefix_layers(infix)):
+            p_key, p_value = layer.encoder("default")()
+            cache.update(p_key[None].double(), p_value[None].double(), index)
+        places = torch.arange(source - 1, int(length))[None]
+        behind = base(ids[:, source - 1 : length], past_key_values=cache, position_ids=places).logits
+        torch.testing.assert_close(ours[row, :length], torch.cat([before, behind], dim=1)[0])
+
+
+def test_an_infix_asks_where_x_ends():
+    with pytest.raises(ValueError, match=r"say where x ends by labels, or by prompt_lengths"):
+        prepared("infix")(**tiny.inputs("gpt2"))
+
+
+def test_an_encoder_does_not_see_the_infix():
+    sites = {layer.site.role for layer in prefix_layers(prepared("infix", "bart"))}
+    assert sites == {"decoder", "cross"}
+
+
+@torch.no_grad()
+def test_adapters_are_residual_maps_behind_each_block():
+    model, ids = filled("adapter"), tiny.tokens(2, 9)
+    base = tiny.build("gpt2")
+    hidden = base.transformer.wte(ids) + base.transformer.wpe(torch.arange(9))
+    for index, block in enumerate(base.transformer.h):
+        hidden = block(hidden)
+        weights = dict(model.transformer.h[index].bottleneck.named_parameters())
+        normed = F.layer_norm(hidden, (44,), weights["norm.weight"], weights["norm.bias"])
+        inner = F.relu(F.linear(normed, weights["down.weight"], weights["down.bias"]))
+        hidden = hidden + F.linear(inner, weights["up.weight"], weights["up.bias"])
+    torch.testing.assert_close(model(ids).logits, base.lm_head(base.transformer.ln_f(hidden)))
+
+
+def test_no_adapter_without_layers():
+    class Flat(nn.Module):
+        pass
+
+    with pytest.raises(ValueError, match=r"Flat keeps no transformer layers in a ModuleList; choose a method"):
+        METHODS["adapter"].prepare(Flat(), SETTINGS)
+
+
+def counts(L, d, P, m, r, h):
+    """Of a GPT-2 with L layers of width d."""
+    block = 12 * d * d + 13 * d
+    return {
+        "none": 0,
+        "fine_tuning": (tiny.VOCAB + 128 + 2) * d + L * block,
+        "ft_top2": 2 * block,
+        "adapter": L * (2 * d + 2 * d * m + m + d),
+        "lora": L * r * (d + 3 * d),
+        "prefix": 2 * L * P * d,
+        "prefix_mlp": P * h + h * h + h + 2 * L * d * (h + 1),
+        "infix": 2 * L * P * d,
+        "embedding": P * d,
+        "peft_prompt": P * d,
+        "peft_prefix": 2 * L * P * d,
+        "peft_prefix_mlp": P * d + h * (d + 1) + 2 * L * d * (h + 1),
+    }
+
+
+def test_as_many_parameters_as_the_formulas_say():
+    formulas = counts(L=3, d=44, P=3, m=5, r=2, h=7)
+    assert {name: trained_parameters(prepared(name)) for name in METHODS} == formulas
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", SIZED)
+def test_a_budget_is_met_as_nearly_as_can_be(name, family):
+    method, budget = METHODS[name], 33333
+    found = size_at(method, tiny.build(family), budget, SETTINGS)
+    size = getattr(found, method.knob)
+    errors = {n: abs(trained_parameters(prepared(name, family, **{method.knob: n})) - budget) for n in (size, size + 1)}
+    errors[size - 1] = abs(trained_parameters(prepared(name, family, **{method.knob: size - 1})) - budget)
+    assert errors[size] == min(errors.values())
+    assert errors[size] < 0.05 * budget
+    assert found == replace(SETTINGS, **{method.knob: size})
+
+
+def test_a_budget_below_the_smallest_size_gets_that():
+    assert size_at(METHODS["adapter"], tiny.build("gpt2"), 1).bottleneck == 1
+    assert (
+        size_at(METHODS["prefix"], tiny.build("gpt2"), 1, replace(SETTINGS, num_frozen_tokens=2)).num_virtual_tokens
+        == 3
+    )
+
+
+def test_budgets_that_make_no_sense():
+    with pytest.raises(ValueError, match="at least 1 trained parameter, got 0"):
+        size_at(METHODS["lora"], tiny.build("gpt2"), 0)
+    with pytest.raises(ValueError, match=r"fine_tuning has no size to choose; leave it out of a comparison at 1,000"):
+        size_at(METHODS["fine_tuning"], tiny.build("gpt2"), 1000)
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
+        Settings(rank=0)
+    with pytest.raises(TypeError, match=r"bottleneck must be a whole number, got 1\.5"):
+        Settings(bottleneck=1.5)
+
+
+@pytest.mark.parametrize("name", SIZED)
+def test_the_start_depends_on_the_seed_alone(name):
+    starts = []
+    for state, seed in ((11, 4), (12, 4), (12, 6)):
+        torch.manual_seed(state)
+        starts.append(torch.cat([p.flatten() for p in prepared(name, seed=seed).parameters() if p.requires_grad]))
+    assert torch.equal(starts[0], starts[1])
+    assert not torch.equal(starts[0], starts[2])
+
+
+def test_preparing_leaves_the_random_numbers_to_come_alone():
+    base = tiny.build("gpt2")
+    state = torch.get_rng_state()
+    METHODS["adapter"].prepare(base, SETTINGS)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_prompts_start_as_words(family, tmp_path):
+    tiny.tokenizer().save_pretrained(tmp_path)
+    table = tiny.build(family).get_input_embeddings().weight
+    text = prepared("peft_prompt", family, init_text="t7 t8", tokenizer_name_or_path=str(tmp_path))
+    assert torch.equal(trained(text), table[[7, 8, 7]])
+    for row in trained(prepared("embedding", family)):
+        assert (table == row).all(dim=1).any()
+
+
+def trained(model):
+    (parameter,) = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    return parameter
