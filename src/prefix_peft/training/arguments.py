@@ -10,6 +10,7 @@ from ..config import DTYPES
 from ..metrics import FUNCTIONS, PROTOCOLS
 
 TOO_LONG = ("cut", "drop", "refuse")
+OBJECTIVES = ("token_mean", "sentence_sum")
 LARGEST = 1e9  # of a number that is to be finite
 RANGES = {
     "learning_rate": (0, LARGEST),
@@ -83,6 +84,12 @@ class RunArguments:
 
     output_dir: str = field(default="", metadata={"help": "Where the prefix, its card, log and checkpoints go."})
     learning_rate: float | None = _option(None, "Default: 1e-1 for a flat prefix, 1e-3 with --prefix-projection.")
+    objective: str = _option(
+        "token_mean",
+        "What a step lowers: the mean over its target tokens; or, as in the paper's code, the sum over each sentence's "
+        "target tokens, and of that the mean over its sentences.",
+        choices=list(OBJECTIVES),
+    )
     num_train_epochs: float = _option(3.0, "How often each example is seen.")
     max_steps: int = _option(-1, "Optimizer steps; takes the place of --num-train-epochs where positive.")
     per_device_train_batch_size: int = _option(8, "Examples in one forward pass.")
@@ -116,6 +123,8 @@ class RunArguments:
         """Refuse runs that cannot be."""
         if not self.output_dir:
             raise ValueError("say where the prefix goes: --output-dir DIR.")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"--objective must be one of {list(OBJECTIVES)}, got {self.objective!r}.")
         check_counts(self, "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
         check_counts(self, "per_device_eval_batch_size", "num_virtual_tokens")
         check_ranges(self)
@@ -159,6 +168,7 @@ class TrainArguments(RunArguments, DataArguments):
     prefix_projection: bool = _option(False, "Train through the paper's MLP, which the release folds away.")
     encoder_hidden_size: int = _option(512, "Width of that MLP.")
     prefix_dropout: float = _option(0.0, "Dropout on the prefix while training.")
+    base_dropout: bool = _option(False, "Leave the frozen model's own dropout on; the paper's code has it off.")
     num_frozen_tokens: int = _option(0, "The first so many virtual tokens keep their start, as attention sinks.")
     gate: bool = _option(False, "Start exactly at the base model: a gate on the prefix's mass, from 0.")
     init_text: str | None = _option(None, "Start from the activations of these words. Default: random tokens.")
@@ -211,6 +221,7 @@ class DistillArguments(RunArguments, DocumentArguments):
     num_frozen_tokens: int = _option(1, "The first so many virtual tokens keep their start, as attention sinks.")
     learning_rate: float = _option(1e-1, "At its peak.")
     separator: ClassVar[str] = ""  # nothing parts a prompt from what follows
+    objective: str = field(default="token_mean", init=False)  # texts end where they were cut off: none is a sentence
 
     def __post_init__(self) -> None:
         self.check_run()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from inspect import signature
 from itertools import chain
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -28,9 +30,19 @@ def target_loss(model: nn.Module, batch: dict[str, Tensor], is_encoder_decoder: 
         logits = model(**batch).logits  # the labels, shifted, are also what the decoder reads
     else:
         inputs = {key: value for key, value in batch.items() if key != "labels"}
-        logits, labels = model(**inputs, use_cache=False).logits[:, :-1], labels[:, 1:]
+        first = max(1, int((labels != IGNORED).any(0).int().argmax()))  # column with a target in any row
+        kept = labels.shape[1] - first + 1
+        fewer = {"logits_to_keep": kept} if _computes_last_logits(model) else {}
+        logits, labels = model(**inputs, use_cache=False, **fewer).logits[:, -kept:-1], labels[:, first:]
     loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
     return loss, (labels != IGNORED).sum()
+
+
+def _computes_last_logits(model: nn.Module) -> bool:
+    """Whether a causal model can leave out the logits before the first target, a large part of its work."""
+    model = extract_model_from_parallel(model)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return "logits_to_keep" in signature(base.forward).parameters
 
 
 @torch.no_grad()
