@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from inspect import signature
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -73,8 +74,11 @@ def generate_texts(
     max_source_length: int | None = None,
     batch_size: int = 16,
     description: str = "generating",
+    **generation: Any,
 ) -> list[str]:
     """What ``model`` writes for each source, in their order, by beam search (greedy with one beam).
+
+    ``generation`` are further options of transformers' GenerationConfig, such as ``length_penalty``.
 
     Ranks share the batches, which are those of one process; each has a model of its own and gets all texts.
     """
@@ -98,7 +102,7 @@ def generate_texts(
             batch = {key: value.to(model.device) for key, value in batch.items()}
             ids = model.generate(
                 **batch, num_beams=num_beams, max_new_tokens=max_new_tokens, do_sample=False,
-                pad_token_id=padding_id(tokenizer), eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=padding_id(tokenizer), eos_token_id=tokenizer.eos_token_id, **generation,
             )  # fmt: skip
             new = ids if seq2seq else ids[:, batch["input_ids"].shape[1] :]
             written.append(tokenizer.batch_decode(new, skip_special_tokens=True))
