@@ -41,6 +41,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "mlp": {"prefix_projection": True, "encoder_hidden_size": 24, "learning_rate": 1e-3},
     "gate": {"gate": True},
     "sinks": {"num_frozen_tokens": 1},
+    "sentences": {"objective": "sentence_sum", "max_grad_norm": 1e9},  # clipped, a wrong scale would not be seen
     "accumulated": {"gradient_accumulation_steps": 2},
     "grouped": {"group_by_length": True},
     "checkpointed": {"gradient_checkpointing": True},

@@ -25,11 +25,11 @@ from prefix_peft.training.models import load_base
 from prefix_peft.training.sharing import own_share, shared_batches
 from prefix_peft.training.tasks import read_jsonl, training_pairs
 
-ALONE = ["plain+evaluated", "mlp", "sinks", "script+mlp"]
+ALONE = ["plain+evaluated", "mlp", "sinks+sentences", "script+mlp"]
 TOGETHER = {  # on two ranks, and what it must be like
     "plain+evaluated": "plain+evaluated",
     "mlp+accumulated+saved": "mlp",
-    "sinks+fsdp2": "sinks",
+    "sinks+sentences+fsdp2": "sinks+sentences",
     "script+mlp": "script+mlp",
 }
 KEPT = ["mlp+dropout+saved+fsdp2", "mlp+dropout+resumed+fsdp2"]
@@ -103,7 +103,7 @@ def test_a_run_is_resumed_on_another_number_of_ranks(folder, monkeypatch):
 
 
 def test_a_sharded_prefix_is_a_release_like_any_other(folder):
-    for way in ("sinks+fsdp2", "script+mlp"):
+    for way in ("sinks+sentences+fsdp2", "script+mlp"):
         assert {path.name for path in (folder / "two" / way).iterdir()} >= {"adapter_config.json", "README.md"}
         loaded = PeftModel.from_pretrained(load_base(str(run.BASE))[0], str(folder / "two" / way))
         assert loaded.peft_config["default"].num_virtual_tokens == 4

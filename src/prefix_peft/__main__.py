@@ -104,8 +104,7 @@ def generate_command(arguments: GenerateArguments) -> None:
     model, tokenizer = load_prefix(arguments.model, arguments.adapter, arguments.bits, arguments.dtype)
     texts = generate_texts(
         model, tokenizer, sources, separator=recall_separator(arguments.adapter, arguments.separator),
-        num_beams=arguments.num_beams, max_new_tokens=arguments.max_new_tokens,
-        batch_size=arguments.per_device_eval_batch_size,
+        batch_size=arguments.per_device_eval_batch_size, **arguments.decoding(),
     )  # fmt: skip
     if _is_first():
         print("\n".join(text.replace("\n", " ") for text in texts))

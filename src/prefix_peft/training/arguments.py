@@ -4,32 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from ..config import DTYPES
 from ..metrics import FUNCTIONS, PROTOCOLS
+from .decoding import DecodingArguments
+from .options import check_counts, check_ranges, option
 
 TOO_LONG = ("cut", "drop", "refuse")
-LARGEST = 1e9  # of a number that is to be finite
-RANGES = {
-    "learning_rate": (0, LARGEST),
-    "num_train_epochs": (0, LARGEST),
-    "warmup_ratio": (0, 1),
-    "weight_decay": (0, LARGEST),
-    "max_grad_norm": (0, LARGEST),
-    "max_source_length": (1, LARGEST),
-    "max_target_length": (1, LARGEST),
-    "save_steps": (0, LARGEST),
-    "save_total_limit": (1, LARGEST),
-    "skip_nonfinite_steps": (0, LARGEST),
-    "eval_steps": (0, LARGEST),
-    "max_samples": (1, LARGEST),
-    "seed": (0, 2**32 - 1),  # numpy's
-}
-
-
-def _option(default: Any, text: str, **metadata: Any) -> Any:
-    return field(default=default, metadata={"help": text, **metadata})
+OBJECTIVES = ("token_mean", "sentence_sum")
 
 
 @dataclass
@@ -63,13 +46,13 @@ class BaseArguments:
 class DataArguments(BaseArguments):
     """Which base model, which data, and how a record becomes tokens."""
 
-    task: str | None = _option(None, "A data set of the paper by name: webnlg, e2e, dart or scitldr. Needs --data-dir.")
-    data_dir: str | None = _option(None, "The folder that holds webnlg/, e2e/, dart/ or scitldr/.")
-    separator: str | None = _option(
+    task: str | None = option(None, "A data set of the paper by name: webnlg, e2e, dart or scitldr. Needs --data-dir.")
+    data_dir: str | None = option(None, "The folder that holds webnlg/, e2e/, dart/ or scitldr/.")
+    separator: str | None = option(
         None, "What stands between source and target for a causal model. Default: the paper's, ' {bos}'."
     )
-    max_source_length: int | None = _option(None, "Cut sources to this many tokens. Default: what the model can read.")
-    max_target_length: int | None = _option(None, "Cut targets to this many tokens. Default: what the model can read.")
+    max_source_length: int | None = option(None, "Cut sources to this many tokens. Default: what the model can read.")
+    max_target_length: int | None = option(None, "Cut targets to this many tokens. Default: what the model can read.")
 
     def check_task(self) -> None:
         """A named task needs its folder, and a folder a task."""
@@ -82,31 +65,37 @@ class RunArguments:
     """How a prefix is trained: steps, batches and learning rate, and what is written when."""
 
     output_dir: str = field(default="", metadata={"help": "Where the prefix, its card, log and checkpoints go."})
-    learning_rate: float | None = _option(None, "Default: 1e-1 for a flat prefix, 1e-3 with --prefix-projection.")
-    num_train_epochs: float = _option(3.0, "How often each example is seen.")
-    max_steps: int = _option(-1, "Optimizer steps; takes the place of --num-train-epochs where positive.")
-    per_device_train_batch_size: int = _option(8, "Examples in one forward pass.")
-    per_device_eval_batch_size: int = _option(16, "The same for the validation loss.")
-    gradient_accumulation_steps: int = _option(1, "Forward passes to one optimizer step.")
-    group_by_length: bool = _option(False, "Batches of like lengths: less padding, so faster; a less random order.")
-    warmup_ratio: float = _option(0.05, "Share of the steps over which the learning rate rises; then it falls to 0.")
-    weight_decay: float = _option(0.0, "AdamW's weight decay.")
-    max_grad_norm: float = _option(1.0, "Gradients are scaled down to this norm.")
-    mixed_precision: str | None = _option(
+    learning_rate: float | None = option(None, "Default: 1e-1 for a flat prefix, 1e-3 with --prefix-projection.")
+    objective: str = option(
+        "token_mean",
+        "What a step lowers: the mean over its target tokens; or, as in the paper's code, the sum over each sentence's "
+        "target tokens, and of that the mean over its sentences.",
+        choices=list(OBJECTIVES),
+    )
+    num_train_epochs: float = option(3.0, "How often each example is seen.")
+    max_steps: int = option(-1, "Optimizer steps; takes the place of --num-train-epochs where positive.")
+    per_device_train_batch_size: int = option(8, "Examples in one forward pass.")
+    per_device_eval_batch_size: int = option(16, "The same for the validation loss.")
+    gradient_accumulation_steps: int = option(1, "Forward passes to one optimizer step.")
+    group_by_length: bool = option(False, "Batches of like lengths: less padding, so faster; a less random order.")
+    warmup_ratio: float = option(0.05, "Share of the steps over which the learning rate rises; then it falls to 0.")
+    weight_decay: float = option(0.0, "AdamW's weight decay.")
+    max_grad_norm: float = option(1.0, "Gradients are scaled down to this norm.")
+    mixed_precision: str | None = option(
         None, "no, bf16 or fp16. Default: what `accelerate launch` says, else no.", choices=["no", "bf16", "fp16"]
     )
-    gradient_checkpointing: bool = _option(False, "Recompute activations in the backward pass: less memory, more time.")
-    save_steps: int = _option(0, "Write a checkpoint every this many steps; 0 for none but the end.")
-    save_total_limit: int | None = _option(
+    gradient_checkpointing: bool = option(False, "Recompute activations in the backward pass: less memory, more time.")
+    save_steps: int = option(0, "Write a checkpoint every this many steps; 0 for none but the end.")
+    save_total_limit: int | None = option(
         None, "Keep only so many checkpoints, the latest; an older one goes when the new one is safe. Default: all."
     )
-    skip_nonfinite_steps: int = _option(
+    skip_nonfinite_steps: int = option(
         0, "Skip so many steps in a row whose loss or gradient is not finite; at one more the run stops."
     )
-    eval_steps: int = _option(0, "Measure the validation loss every this many steps; 0 for once an epoch.")
-    logging_steps: int = _option(10, "Steps between two lines of the log.")
-    seed: int = _option(42, "Fixes the start of the prefix and the order of the data.")
-    resume_from_checkpoint: str | None = _option(
+    eval_steps: int = option(0, "Measure the validation loss every this many steps; 0 for once an epoch.")
+    logging_steps: int = option(10, "Steps between two lines of the log.")
+    seed: int = option(42, "Fixes the start of the prefix and the order of the data.")
+    resume_from_checkpoint: str | None = option(
         None,
         "A checkpoint directory, or 'last' (which may be left out): continue as if the run had never stopped. Where "
         "there is no 'last' one yet the run starts anew.",
@@ -116,26 +105,13 @@ class RunArguments:
         """Refuse runs that cannot be."""
         if not self.output_dir:
             raise ValueError("say where the prefix goes: --output-dir DIR.")
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"--objective must be one of {list(OBJECTIVES)}, got {self.objective!r}.")
         check_counts(self, "per_device_train_batch_size", "gradient_accumulation_steps", "logging_steps")
         check_counts(self, "per_device_eval_batch_size", "num_virtual_tokens")
         check_ranges(self)
         if self.max_steps <= 0 and self.num_train_epochs <= 0:
             raise ValueError(f"nothing to train: max_steps={self.max_steps}, num_train_epochs={self.num_train_epochs}.")
-
-
-def check_counts(arguments: Any, *names: str) -> None:
-    """Refuse numbers below 1."""
-    for name in names:
-        if getattr(arguments, name) < 1:
-            raise ValueError(f"--{name.replace('_', '-')} must be at least 1, got {getattr(arguments, name)}.")
-
-
-def check_ranges(arguments: Any) -> None:
-    """Refuse numbers outside of `RANGES`, and those that are none."""
-    for name, (least, most) in RANGES.items():
-        value = getattr(arguments, name, None)
-        if value is not None and not least <= value <= most:
-            raise ValueError(f"--{name.replace('_', '-')} must be from {least} to {most}, got {value}.")
 
 
 def check_output_file(path: str | None) -> None:
@@ -148,20 +124,21 @@ def check_output_file(path: str | None) -> None:
 class TrainArguments(RunArguments, DataArguments):
     """prefix-peft train: train a prefix for a frozen model."""
 
-    train_file: str | None = _option(
+    train_file: str | None = option(
         None, 'JSON lines: {"source": str, "target": str} or {"source", "references": [...]}.'
     )
-    validation_file: str | None = _option(None, "JSON lines on which the loss is measured before, during and after.")
-    too_long: str = _option(
+    validation_file: str | None = option(None, "JSON lines on which the loss is measured before, during and after.")
+    too_long: str = option(
         "cut", "Pairs longer than the model reads: cut them, drop them, or refuse to train.", choices=list(TOO_LONG)
     )
-    num_virtual_tokens: int = _option(20, "P: the length of the prefix.")
-    prefix_projection: bool = _option(False, "Train through the paper's MLP, which the release folds away.")
-    encoder_hidden_size: int = _option(512, "Width of that MLP.")
-    prefix_dropout: float = _option(0.0, "Dropout on the prefix while training.")
-    num_frozen_tokens: int = _option(0, "The first so many virtual tokens keep their start, as attention sinks.")
-    gate: bool = _option(False, "Start exactly at the base model: a gate on the prefix's mass, from 0.")
-    init_text: str | None = _option(None, "Start from the activations of these words. Default: random tokens.")
+    num_virtual_tokens: int = option(20, "P: the length of the prefix.")
+    prefix_projection: bool = option(False, "Train through the paper's MLP, which the release folds away.")
+    encoder_hidden_size: int = option(512, "Width of that MLP.")
+    prefix_dropout: float = option(0.0, "Dropout on the prefix while training.")
+    base_dropout: bool = option(False, "Leave the frozen model's own dropout on; the paper's code has it off.")
+    num_frozen_tokens: int = option(0, "The first so many virtual tokens keep their start, as attention sinks.")
+    gate: bool = option(False, "Start exactly at the base model: a gate on the prefix's mass, from 0.")
+    init_text: str | None = option(None, "Start from the activations of these words. Default: random tokens.")
 
     def __post_init__(self) -> None:
         self.check_task()
@@ -179,14 +156,14 @@ class DocumentArguments(BaseArguments):
     """Which document, and which texts are written behind it. The base model is a causal one."""
 
     document_file: str = field(metadata={"help": "The document, plain text. It and a text must fit into the context."})
-    prompts_file: str | None = _option(
+    prompts_file: str | None = option(
         None, "One prompt a line, of the kind that will be asked. Default: pieces of the document."
     )
-    prompt_length: int = _option(16, "Tokens of such a piece.")
-    max_new_tokens: int = _option(64, "Tokens that the model writes behind each prompt, with the document in view.")
-    temperature: float = _option(1.0, "Of that writing: below 1 the likelier words, above 1 more of a variety.")
-    num_samples: int = _option(512, "Texts to train on.")
-    num_validation_samples: int = _option(64, "Texts on which the divergence is measured before, during and after.")
+    prompt_length: int = option(16, "Tokens of such a piece.")
+    max_new_tokens: int = option(64, "Tokens that the model writes behind each prompt, with the document in view.")
+    temperature: float = option(1.0, "Of that writing: below 1 the likelier words, above 1 more of a variety.")
+    num_samples: int = option(512, "Texts to train on.")
+    num_validation_samples: int = option(64, "Texts on which the divergence is measured before, during and after.")
 
 
 @dataclass
@@ -207,10 +184,11 @@ class DistillArguments(RunArguments, DocumentArguments):
     Give --prompts-file if you know what will be asked.
     """
 
-    num_virtual_tokens: int = _option(32, "P: the length of the prefix, which starts as the document's first tokens.")
-    num_frozen_tokens: int = _option(1, "The first so many virtual tokens keep their start, as attention sinks.")
-    learning_rate: float = _option(1e-1, "At its peak.")
+    num_virtual_tokens: int = option(32, "P: the length of the prefix, which starts as the document's first tokens.")
+    num_frozen_tokens: int = option(1, "The first so many virtual tokens keep their start, as attention sinks.")
+    learning_rate: float = option(1e-1, "At its peak.")
     separator: ClassVar[str] = ""  # nothing parts a prompt from what follows
+    objective: str = field(default="token_mean", init=False)  # texts end where they were cut off: none is a sentence
 
     def __post_init__(self) -> None:
         self.check_run()
@@ -223,7 +201,7 @@ class DistillArguments(RunArguments, DocumentArguments):
 class MetricArguments:
     """By what texts are judged."""
 
-    protocol: str = _option(
+    protocol: str = option(
         "plain", "As whose official scripts texts and references are read; plain is sacrebleu.", choices=list(PROTOCOLS)
     )
     metrics: list[str] = field(
@@ -239,9 +217,9 @@ class MetricArguments:
 class ScoreArguments(MetricArguments):
     """prefix-peft score: how good texts are, whatever system wrote them."""
 
-    predictions: str | None = _option(None, "The texts, one a line.")
-    references: str | None = _option(None, 'JSON lines, one for each text: {"references": [...]}.')
-    output_file: str | None = _option(None, "Write the scores here as JSON.")
+    predictions: str | None = option(None, "The texts, one a line.")
+    references: str | None = option(None, 'JSON lines, one for each text: {"references": [...]}.')
+    output_file: str | None = option(None, "Write the scores here as JSON.")
 
     def __post_init__(self) -> None:
         if self.predictions is None or self.references is None:
@@ -250,41 +228,39 @@ class ScoreArguments(MetricArguments):
 
 
 @dataclass
-class EvaluateArguments(MetricArguments, DataArguments):
+class EvaluateArguments(DecodingArguments, MetricArguments, DataArguments):
     """prefix-peft evaluate: loss and metrics of a prefix, beside the base model without it."""
 
     adapter: str = field(default="", metadata={"help": "The directory or the id of the trained prefix."})
-    data_file: str | None = _option(None, "JSON lines with references.")
-    split: str = _option("test", "Which split of --task.")
-    num_beams: int = _option(5, "Beams of the search, 5 as in the paper.")
-    max_new_tokens: int = _option(100, "Longest generation.")
-    per_device_eval_batch_size: int = _option(16, "Rows generated at once.")
-    max_samples: int | None = _option(None, "Only the first so many records.")
-    without_prefix: bool = _option(False, "Score the base model alone as well.")
-    output_file: str | None = _option(None, "Write scores, settings and every generation here as JSON.")
+    data_file: str | None = option(None, "JSON lines with references.")
+    split: str = option("test", "Which split of --task.")
+    num_beams: int = option(5, "Beams of the search, 5 as in the paper.", kw_only=True)
+    per_device_eval_batch_size: int = option(16, "Rows generated at once.")
+    max_samples: int | None = option(None, "Only the first so many records.")
+    without_prefix: bool = option(False, "Score the base model alone as well.")
+    output_file: str | None = option(None, "Write scores, settings and every generation here as JSON.")
 
     def __post_init__(self) -> None:
         self.check_task()
-        check_counts(self, "num_beams", "max_new_tokens", "per_device_eval_batch_size")
-        check_ranges(self)
+        self.check_decoding()
+        check_counts(self, "per_device_eval_batch_size")
         if (self.data_file is None) == (self.task is None):
             raise ValueError("give the data once: --data-file F.jsonl, or --task NAME --data-dir DIR.")
         check_output_file(self.output_file)
 
 
 @dataclass
-class GenerateArguments(BaseArguments):
+class GenerateArguments(DecodingArguments, BaseArguments):
     """prefix-peft generate: what a model with a prefix writes for a prompt."""
 
     adapter: str = field(metadata={"help": "The directory or the id of the trained prefix."})
-    prompt: str | None = _option(None, "One source.")
-    input_file: str | None = _option(None, "One source a line.")
-    separator: str | None = _option(None, "As in training. Default: what the prefix was trained with.")
-    num_beams: int = _option(1, "Beams of the search; 1 is greedy.")
-    max_new_tokens: int = _option(100, "Longest generation.")
-    per_device_eval_batch_size: int = _option(16, "Rows generated at once.")
+    prompt: str | None = option(None, "One source.")
+    input_file: str | None = option(None, "One source a line.")
+    separator: str | None = option(None, "As in training. Default: what the prefix was trained with.")
+    per_device_eval_batch_size: int = option(16, "Rows generated at once.")
 
     def __post_init__(self) -> None:
-        check_counts(self, "num_beams", "max_new_tokens", "per_device_eval_batch_size")
+        self.check_decoding()
+        check_counts(self, "per_device_eval_batch_size")
         if (self.prompt is None) == (self.input_file is None):
             raise ValueError("give the source once: --prompt TEXT or --input-file F.")

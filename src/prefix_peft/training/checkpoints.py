@@ -12,7 +12,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -190,6 +190,7 @@ def _tensors(model: PeftModel, optimizer: torch.optim.Optimizer) -> dict[str, Te
 
 def _check_arguments(directory: Path, saved: dict[str, Any], arguments: RunArguments) -> None:
     now = asdict(arguments)
+    saved = {choice.name: choice.default for choice in fields(arguments)} | saved  # an older version had no choice
     changed = [key for key in now if key not in {*FREE, *BATCH} and saved.get(key) != now[key]]
     if changed:
         listed = "; ".join(f"{key} was {saved.get(key)!r}, is now {now[key]!r}" for key in changed)
@@ -210,10 +211,10 @@ def _check_batches(directory: Path, saved: dict[str, Any], ranks: int, arguments
             f"{directory} belongs to a run whose steps have {math.prod(then)} pairs ({words.format(*then)}), now it "
             f"would be {math.prod(now)} ({words.format(*now)}). Choose batches of the same product."
         )
-    if getattr(arguments, "prefix_dropout", 0.0):
+    if getattr(arguments, "prefix_dropout", 0.0) or getattr(arguments, "base_dropout", False):
         raise ValueError(
-            f"{directory} belongs to a run of {words.format(*then)}, now {words.format(*now)}; with --prefix-dropout "
-            "each rank draws random numbers of its own, which would not go on. Use the same, or start anew."
+            f"{directory} belongs to a run of {words.format(*then)}, now {words.format(*now)}; with dropout each "
+            "rank draws random numbers of its own, which would not go on. Use the same, or start anew."
         )
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from inspect import signature
 from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import extract_model_from_parallel
 from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -28,9 +31,19 @@ def target_loss(model: nn.Module, batch: dict[str, Tensor], is_encoder_decoder: 
         logits = model(**batch).logits  # the labels, shifted, are also what the decoder reads
     else:
         inputs = {key: value for key, value in batch.items() if key != "labels"}
-        logits, labels = model(**inputs, use_cache=False).logits[:, :-1], labels[:, 1:]
+        first = max(1, int((labels != IGNORED).any(0).int().argmax()))  # column with a target in any row
+        kept = labels.shape[1] - first + 1
+        fewer = {"logits_to_keep": kept} if _computes_last_logits(model) else {}
+        logits, labels = model(**inputs, use_cache=False, **fewer).logits[:, -kept:-1], labels[:, first:]
     loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
     return loss, (labels != IGNORED).sum()
+
+
+def _computes_last_logits(model: nn.Module) -> bool:
+    """Whether a causal model can leave out the logits before the first target, a large part of its work."""
+    model = extract_model_from_parallel(model)
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    return "logits_to_keep" in signature(base.forward).parameters
 
 
 @torch.no_grad()
@@ -61,8 +74,11 @@ def generate_texts(
     max_source_length: int | None = None,
     batch_size: int = 16,
     description: str = "generating",
+    **generation: Any,
 ) -> list[str]:
     """What ``model`` writes for each source, in their order, by beam search (greedy with one beam).
+
+    ``generation`` are further options of transformers' GenerationConfig, such as ``length_penalty``.
 
     Ranks share the batches, which are those of one process; each has a model of its own and gets all texts.
     """
@@ -86,7 +102,7 @@ def generate_texts(
             batch = {key: value.to(model.device) for key, value in batch.items()}
             ids = model.generate(
                 **batch, num_beams=num_beams, max_new_tokens=max_new_tokens, do_sample=False,
-                pad_token_id=padding_id(tokenizer), eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=padding_id(tokenizer), eos_token_id=tokenizer.eos_token_id, **generation,
             )  # fmt: skip
             new = ids if seq2seq else ids[:, batch["input_ids"].shape[1] :]
             written.append(tokenizer.batch_decode(new, skip_special_tokens=True))

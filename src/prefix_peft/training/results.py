@@ -76,8 +76,8 @@ def _facts(
     model, progress = trained.model, trained.progress
     losses = [entry["validation_loss"] for entry in progress.log if "validation_loss" in entry]
     shown = (
-        "prefix_projection", "init_text", "num_frozen_tokens", "gate", "temperature", "learning_rate", "seed",
-        "mixed_precision",
+        "prefix_projection", "init_text", "num_frozen_tokens", "gate", "temperature", "objective", "base_dropout",
+        "learning_rate", "seed", "mixed_precision",
     )  # fmt: skip
     return Facts(
         base_model=_public_name(arguments.model),

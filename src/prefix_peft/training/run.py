@@ -157,13 +157,14 @@ class Run:
             self.progress.log.append({"step": self.progress.step, "loss": mean, "learning_rate": rate})
 
     def _gradients(self, examples: list[Example]) -> tuple[float, float]:
-        """Of the mean loss over all target tokens of a step, whose examples the ranks share.
+        """Of the objective: the mean loss over all target tokens, or sentences, of a step, which the ranks share.
 
-        Returns that loss, and the norm of its gradient before it is clipped. Where the loss is not finite no backward
-        pass comes to its end, for DeepSpeed's takes the step as well.
+        Returns the loss by token, and the norm of the gradient before it is clipped. Where the loss is not finite no
+        backward pass comes to its end, for DeepSpeed's takes the step as well.
         """
         accelerator, total = self.accelerator, torch.zeros((), device=self.accelerator.device)
         tokens = sum(map(self._count, examples))
+        parts = len(examples) if self.arguments.objective == "sentence_sum" else tokens
         batches = list(shared_batches(examples, self.arguments.per_device_train_batch_size, self.collate))
         for batch in batches:
             with synchronized(accelerator, self.model, batch is batches[-1]):
@@ -173,7 +174,7 @@ class Run:
                 mean = summed(float(total))[0] / tokens if batch is batches[-1] else 0.0
                 if not math.isfinite(mean):
                     return mean, math.nan
-                accelerator.backward(loss * (accelerator.num_processes / tokens))
+                accelerator.backward(loss * (accelerator.num_processes / parts))
         norm: Any = accelerator.clip_grad_norm_(self.model.parameters(), self.arguments.max_grad_norm)
         return mean, 0.0 if norm is None else float(norm)
 

@@ -64,10 +64,9 @@ def evaluate(arguments: EvaluateArguments) -> Evaluation:
     for system in ["base model", "with prefix"] if arguments.without_prefix else ["with prefix"]:
         with model.disable_adapter() if system == "base model" else nullcontext():
             reports[system], generations[system] = score_records(
-                model, tokenizer, records, separator=separator, num_beams=arguments.num_beams,
-                max_new_tokens=arguments.max_new_tokens, max_source_length=arguments.max_source_length,
+                model, tokenizer, records, separator=separator, max_source_length=arguments.max_source_length,
                 batch_size=arguments.per_device_eval_batch_size, description=f"generating, {system}",
-                protocol=arguments.protocol, metrics_beside=arguments.metrics,
+                protocol=arguments.protocol, metrics_beside=arguments.metrics, **arguments.decoding(),
             )  # fmt: skip
     scores = {system: report.scores for system, report in reports.items()}
     unavailable = {name: reason for report in reports.values() for name, reason in report.unavailable.items()}

@@ -30,8 +30,8 @@ def train(arguments: TrainArguments) -> Trained:
     model = wrap(
         base, arguments.num_virtual_tokens, prefix_projection=arguments.prefix_projection,
         encoder_hidden_size=arguments.encoder_hidden_size, prefix_dropout=arguments.prefix_dropout,
-        num_frozen_tokens=arguments.num_frozen_tokens, gate=arguments.gate, init_text=arguments.init_text,
-        tokenizer_name_or_path=arguments.model,
+        base_dropout=arguments.base_dropout, num_frozen_tokens=arguments.num_frozen_tokens, gate=arguments.gate,
+        init_text=arguments.init_text, tokenizer_name_or_path=arguments.model,
     )  # fmt: skip
     if arguments.gradient_checkpointing:
         model.gradient_checkpointing_enable()
