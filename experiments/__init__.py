@@ -1,0 +1,1 @@
+"""The paper's experiments, on small bases that can be trained here."""
