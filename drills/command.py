@@ -11,7 +11,7 @@ from typing import Protocol
 
 from benchmarks import machine
 
-from . import cycles, faults, fuzz, kill, outcome, ranks, threads
+from . import cycles, faults, forks, fuzz, kill, outcome, ranks, threads
 from .outcome import Outcome, Record
 
 
@@ -44,6 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     file = options.output / "results.json"
     records = outcome.load(file)
+    forks.prepare()
     names = list(DRILLS) if "all" in options.drills else options.drills
     for name in names:
         start = time.monotonic()

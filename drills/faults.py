@@ -11,7 +11,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from . import mounts, ranks_signalled, runs
+from . import forks, mounts, ranks_signalled, runs
 from .hurt import STEPS, Wound, outcome
 from .outcome import Counts, Outcome
 
@@ -38,7 +38,7 @@ def drill(quick: bool) -> Iterator[Outcome]:
     draw = random.Random(7)
     with runs.playground() as folder:
         said = folder / "said"
-        assert runs.finish(runs.start(runs.command(folder, folder / "whole"), said)) == 0, said.read_text("utf-8")
+        assert forks.finish(runs.start(runs.command(folder, folder / "whole"), said)) == 0, said.read_text("utf-8")
         for number, (what, wound) in enumerate(wounds(draw).items()):
             counts = Counts()
             for i in range(1 if quick else 10):

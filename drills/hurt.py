@@ -14,7 +14,7 @@ from prefix_peft.__main__ import main
 from prefix_peft.training import train as training
 from prefix_peft.training.evaluation import target_loss
 
-from . import runs
+from . import forks, runs
 
 STEPS, SAVE_STEPS, PASSES = runs.HARD["max-steps"], runs.HARD["save-steps"], 2  # passes of a step: it accumulates
 Spoil = Callable[[nn.Module, Tensor], Tensor]
@@ -39,8 +39,8 @@ class Wound:
 def outcome(folder: Path, name: str, wound: Wound, step: int) -> str:
     """What did not hold, after a run hurt in ``step`` and resumed; '' where all did."""
     report, said = folder / f"{name}.fault", folder / f"{name}.said"
-    process = runs.fork(lambda: report.write_text(_hurt_and_resume(folder, name, wound, step, said)) * 0, said)
-    status = runs.finish(process)
+    process = forks.fork(lambda: report.write_text(_hurt_and_resume(folder, name, wound, step, said)) * 0, said)
+    status = forks.finish(process)
     return report.read_text() if status == 0 else f"the drill's process ended with {status}: {said.read_text()[-300:]}"
 
 

@@ -6,14 +6,13 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
-from multiprocessing.context import ForkProcess
+from collections.abc import Iterator
 from pathlib import Path
 
 from safetensors.torch import load_file
 from torch import Tensor
 
-from . import killed_trainer, runs
+from . import forks, killed_trainer, runs
 from .outcome import Counts, Outcome
 
 KILLS_A_RUN = 3
@@ -34,7 +33,8 @@ def drill(quick: bool) -> Iterator[Outcome]:
     draw, outside, inside, ends = random.Random(5), Counts(), Counts(), Counts()
     with runs.playground() as folder:
         started = time.monotonic()
-        assert runs.finish(runs.start(_command(folder, folder / "whole"), folder / "said")) == 0
+        status = forks.finish(runs.start(_command(folder, folder / "whole"), folder / "said"))
+        assert status == 0, f"status {status}, said {(folder / 'said').read_text('utf-8')}"
         length = time.monotonic() - started
         whole = runs.what_is_left(folder / "whole")
         for number in range(2 if quick else 12):
@@ -60,20 +60,19 @@ def _command(folder: Path, output: Path) -> list[str]:
 
 def _kill_one(folder: Path, output: Path, sign: str, moment: float, outside: Counts, inside: Counts) -> None:
     process = runs.start(_command(folder, output), folder / "said", slow_disk if sign.startswith(".") else None)
-    if sign:
-        wait_for(lambda: any(output.glob(sign)), process)
+    in_vain = forks.wait_for(f"{output.name}/{sign}", lambda: any(output.glob(sign)), process) if sign else ""
     time.sleep(moment)
     late = not process.is_alive()
     process.kill()
     process.join()
     if not late:
         in_a_save = any(output.glob(".checkpoint-*"))
-        (inside if in_a_save else outside).count(_broken(output))
+        (inside if in_a_save else outside).count(in_vain or _broken(output))
 
 
 def _resume_to_the_end(folder: Path, output: Path, whole: dict[str, Tensor | str]) -> str:
     """What differs in the end from the run that was never killed; '' for nothing."""
-    if status := runs.finish(runs.start(_command(folder, output), folder / "said")):
+    if status := forks.finish(runs.start(_command(folder, output), folder / "said")):
         return f"status {status}, said {(folder / 'said').read_text('utf-8')[-500:]}"
     left = [path.name for path in output.iterdir() if path.name.startswith(".")]
     found = runs.differences(runs.what_is_left(output), whole)
@@ -89,12 +88,6 @@ def slow_disk() -> None:
         sync(descriptor)
 
     os.fsync = slow
-
-
-def wait_for(happened: Callable[[], bool], process: ForkProcess) -> None:
-    """Until it has, or the process is no more."""
-    while process.is_alive() and not happened():
-        time.sleep(0.001)
 
 
 def _broken(output: Path) -> str:

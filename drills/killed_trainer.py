@@ -14,7 +14,7 @@ from peft import PrefixTuningConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import Trainer, TrainingArguments
 
-from . import runs
+from . import forks, runs
 
 STEPS, SAVE_STEPS = 24, 2
 SLOW = 0.02  # seconds that each torch.save takes longer, as on a slow disk
@@ -23,12 +23,14 @@ SLOW = 0.02  # seconds that each torch.save takes longer, as on a slow disk
 def what_it_does(folder: Path, tries: int) -> str:
     """In words, of runs that are killed inside one save each and started again with ``resume_from_checkpoint``."""
     whole, found = folder / "trainer-whole", Counter[str]()
-    assert runs.finish(runs.fork(lambda: _train(whole, False), folder / "said")) == 0, (folder / "said").read_text()
+    assert forks.finish(forks.fork(lambda: _train(whole, False), folder / "said")) == 0, (folder / "said").read_text()
     for i in range(tries):
         output = folder / f"trainer{i}"
-        _kill_in_a_save(output, folder / "said", after=2 + i % (STEPS // SAVE_STEPS - 2))
-        status = runs.finish(runs.fork(lambda output=output: _train(output, True), folder / "said"))
-        if status:
+        in_vain = _kill_in_a_save(output, folder / "said", after=2 + i % (STEPS // SAVE_STEPS - 2))
+        status = forks.finish(forks.fork(lambda output=output: _train(output, True), folder / "said"))
+        if in_vain or status == forks.HUNG:
+            found["never end"] += 1
+        elif status:
             found["end with an error of Trainer's"] += 1
         elif runs.differences(_prefix(output), _prefix(whole)):
             found["end with another prefix, and say nothing"] += 1
@@ -42,14 +44,14 @@ def _prefix(output: Path) -> dict[str, torch.Tensor | str]:
     return dict(load_file(output / "adapter_model.safetensors"))
 
 
-def _kill_in_a_save(output: Path, said: Path, after: int) -> None:
-    process = runs.fork(lambda: _train(output, False), said, _slow_save)
+def _kill_in_a_save(output: Path, said: Path, after: int) -> str:
+    process = forks.fork(lambda: _train(output, False), said, _slow_save)
     torn = output / f"checkpoint-{SAVE_STEPS * after}"
-    while process.is_alive() and not torn.is_dir():
-        time.sleep(0.0005)
+    in_vain = forks.wait_for(torn.name, torn.is_dir, process)
     time.sleep(0.02 * (after % 7))
     process.kill()
     process.join()
+    return in_vain
 
 
 def _slow_save() -> None:

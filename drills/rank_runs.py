@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
@@ -25,7 +26,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import prefix_peft
 from prefix_peft.demo import records, run
 from prefix_peft.encoders import Trunk
-from prefix_peft.training import ranks
+from prefix_peft.training import ranks, results
 from prefix_peft.training.arguments import EvaluateArguments, TrainArguments
 from prefix_peft.training.batches import collate, encode_pairs, padding_id
 from prefix_peft.training.evaluation import target_loss
@@ -36,6 +37,7 @@ from prefix_peft.training.train import train
 
 PAIRS, PAIRS_A_STEP = 9, 4  # so the last step of an epoch has one pair, and all ranks but one have none
 STEPS, SAVED = 4, 2
+LATE = 1.0  # seconds; a rank that did not wait would ask within hundredths
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {},
     "mlp": {"prefix_projection": True, "encoder_hidden_size": 24, "learning_rate": 1e-3},
@@ -52,6 +54,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "resumed": {},  # from what "saved" left
     "fsdp2": {},
     "evaluated": {},
+    "late": {},  # the first rank takes its time to write what the others may then ask for
     "script": {},  # a plain loop around torch's fully_shard, and save_pretrained on all ranks
 }
 
@@ -64,12 +67,21 @@ def main(argv: list[str]) -> None:
         if "script" in words:
             _script(output / name, WAYS["mlp"] if "mlp" in words else {})
             continue
-        with sharded() if "fsdp2" in words else nullcontext():
+        with sharded() if "fsdp2" in words else nullcontext(), late() if "late" in words else nullcontext():
             train(_arguments(output, words))
         if "evaluated" in words:
             _evaluate(output, name)
         AcceleratorState._reset_state(reset_partial_state=True)
+    _part(output)
+
+
+def _part(output: Path) -> None:
+    """All ranks but the first come late; what is noted of each is when it came, and when it left."""
+    rank = int(os.environ.get("RANK", "0"))
+    time.sleep(LATE if rank else 0)
+    (output / f"came-{rank}").write_text(str(time.monotonic()))
     ranks.leave()
+    (output / f"left-{rank}").write_text(str(time.monotonic()))
 
 
 def write_data(file: Path) -> None:
@@ -155,6 +167,22 @@ def sharded() -> Iterator[None]:
         yield
     finally:
         ranks.find_accelerator = original
+
+
+@contextmanager
+def late() -> Iterator[None]:
+    """The results are written some time after they could be."""
+    original = results._write
+
+    def write(*args: Any) -> None:
+        time.sleep(LATE)
+        original(*args)
+
+    results._write = write
+    try:
+        yield
+    finally:
+        results._write = original
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from prefix_peft.__main__ import main
 from prefix_peft.training import train as training
 from prefix_peft.training.evaluation import target_loss
 
-from . import runs
+from . import forks, runs
 
 
 def outcome(folder: Path, step: int) -> str:
@@ -29,8 +29,8 @@ def outcome(folder: Path, step: int) -> str:
 
 def _statuses(folder: Path, command: list[str], step: int | None, wanted: int) -> str:
     said, port = [folder / f"said-{rank}" for rank in range(2)], _free_port()
-    ranks = [runs.fork(lambda rank=rank: _run(command, rank, port, step), said[rank]) for rank in range(2)]
-    statuses = [runs.finish(rank) for rank in ranks]
+    ranks = [forks.fork(lambda rank=rank: _run(command, rank, port, step), said[rank]) for rank in range(2)]
+    statuses = [forks.finish(rank) for rank in ranks]
     return "" if statuses == [wanted] * 2 else f"statuses {statuses}, said {said[1].read_text('utf-8')[-500:]}"
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
 import random
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing.context import ForkProcess
@@ -21,8 +18,9 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 from prefix_peft.__main__ import main
 
+from . import forks
+
 WORDS = 60
-LONGEST = 120  # seconds of a run that takes a few
 SPECIAL = ["<pad>", "<bos>", "<eos>", "<unk>"]
 # everything whose state a checkpoint has to hold
 HARD = {
@@ -38,7 +36,6 @@ def playground() -> Iterator[Path]:
     with TemporaryDirectory() as directory:
         folder = Path(directory)
         folder.chmod(0o755)
-        torch.set_num_threads(1)  # a child of a process with more would wait for those that it does not have
         base_model().save_pretrained(folder / "base")
         tokenizer().save_pretrained(folder / "base")
         for name, count in (("train", 43), ("validation", 7)):
@@ -80,36 +77,7 @@ def command(folder: Path, output: Path, **options: object) -> list[str]:
 
 def start(arguments: list[str], said: Path, before: Callable[[], None] | None = None) -> ForkProcess:
     """The command as a process of its own that writes what it says to ``said``; ``before`` is called in it first."""
-    return fork(lambda: main(arguments), said, before)
-
-
-def fork(work: Callable[[], int | None], said: Path, before: Callable[[], None] | None = None) -> ForkProcess:
-    """The same for any work."""
-    process = multiprocessing.get_context("fork").Process(target=_work, args=(work, said, before))
-    process.start()
-    return process
-
-
-def _work(work: Callable[[], int | None], said: Path, before: Callable[[], None] | None) -> None:
-    with said.open("wb") as file:
-        os.dup2(file.fileno(), 1)
-        os.dup2(file.fileno(), 2)
-    os.environ |= {"ACCELERATE_USE_CPU": "true", "TQDM_DISABLE": "1"}  # a GPU computes other bits each time
-    if before is not None:
-        before()
-    sys.exit(work())
-
-
-def finish(process: ForkProcess) -> int:
-    """Its exit status, when it is done; one that hangs is killed."""
-    process.join(LONGEST)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    status = process.exitcode
-    process.close()
-    assert status is not None
-    return status
+    return forks.fork(lambda: main(arguments), said, before)
 
 
 def what_is_left(output: Path, step: int = HARD["max-steps"]) -> dict[str, Tensor | str]:

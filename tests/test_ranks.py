@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import prefix_peft
 from drills import rank_runs
 from drills.ranks import ROUNDED, distance, log_distance, start
+from prefix_peft.__main__ import main
 from prefix_peft.demo import run
 from prefix_peft.training import launch
 from prefix_peft.training.batches import encode_pairs
@@ -27,7 +28,7 @@ from prefix_peft.training.tasks import read_jsonl, training_pairs
 
 ALONE = ["plain+evaluated", "mlp", "sinks+sentences", "script+mlp"]
 TOGETHER = {  # on two ranks, and what it must be like
-    "plain+evaluated": "plain+evaluated",
+    "plain+late+evaluated": "plain+evaluated",
     "mlp+accumulated+saved": "mlp",
     "sinks+sentences+fsdp2": "sinks+sentences",
     "script+mlp": "script+mlp",
@@ -110,11 +111,24 @@ def test_a_sharded_prefix_is_a_release_like_any_other(folder):
 
 
 def test_ranks_share_an_evaluation(folder):
-    one, two = (
-        json.loads((folder / who / "plain+evaluated" / "evaluation.json").read_text()) for who in ("one", "two")
-    )
+    """Each as soon as it has trained, which the second has before the first has written the prefix."""
+    ways = ("one/plain+evaluated", "two/plain+late+evaluated")
+    one, two = (json.loads((folder / way / "evaluation.json").read_text()) for way in ways)
     assert two["generations"] == one["generations"] and len(one["generations"]["with prefix"]) == 5
     assert two["scores"]["with prefix"] == pytest.approx(one["scores"]["with prefix"], rel=1e-6)
+
+
+def test_a_rank_that_is_done_waits_for_the_others(folder):
+    came, left = (float((folder / "two" / name).read_text()) for name in ("came-1", "left-0"))
+    assert left > came > float((folder / "two" / "came-0").read_text()) + rank_runs.LATE / 2, "the second was late"
+
+
+def test_a_command_parts_from_the_other_ranks(tmp_path):
+    (tmp_path / "texts").write_text("a b\n")
+    (tmp_path / "data.jsonl").write_text(json.dumps({"references": ["a b"]}))
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path / 'meeting'}", world_size=1, rank=0)
+    assert main(["score", "--predictions", str(tmp_path / "texts"), "--references", str(tmp_path / "data.jsonl")]) == 0
+    assert not torch.distributed.is_initialized()
 
 
 class Rank:
