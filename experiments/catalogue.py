@@ -8,8 +8,8 @@ from .experiment import Experiment
 
 
 def _start(cell: Cell) -> str:
-    words = {words: name for name, words in grids.STARTS.items()}
-    return words[cell.value("init_text")]
+    knobs = {name: value for name, value in cell.knobs if name != "num_virtual_tokens"}
+    return next(name for name, start in grids.STARTS.items() if start == knobs)
 
 
 def _kinds(cell: Cell) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -35,6 +36,7 @@ EXAMPLES = """examples:
 
 experiments:
 """
+WORKERS = {"TQDM_DISABLE": "1", "PYTHONWARNINGS": "ignore"}  # the bar over cells is the only thing to be seen
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -92,14 +94,25 @@ def _results(
         for cell in cells:
             yield cell, run_cell(cell, experiment.name, place, rates[cell])
         return
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), begin_worker, (threads,)) as pool:
+    with _environment(WORKERS), ProcessPoolExecutor(jobs, get_context("spawn"), begin_worker, (jobs,)) as pool:
         waiting = {pool.submit(run_cell, cell, experiment.name, place, rates[cell]): cell for cell in cells}
         try:
             yield from ((waiting[future], future.result()) for future in as_completed(waiting))
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """What processes that are started inside inherit."""
+    before = dict(os.environ)
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _choice(options: argparse.Namespace, experiment: Experiment) -> Choice:

@@ -28,7 +28,12 @@ LOW_DATA_STEPS = {50: (200, 100), 100: (200, 100), 200: (200, 200), 500: (400, 4
 CURVE = (400, 2000, 8000, 32000)  # pairs of E2E: 1 %, 5 %, 19 % and 76 %
 LENGTHS = (1, 2, 5, 10, 20, 40, 80)
 PLACES = {"prefix": (1, 10, 20), "infix": (1, 10, 20), "embedding": (1, 10, 20)}
-STARTS = {"random": "random", "irrelevant words": "elephant divide keep active", "task words": "table to text :"}
+STARTS: dict[str, dict[str, object]] = {
+    "random numbers": {"random_numbers": True},
+    "random tokens": {},
+    "irrelevant words": {"init_text": "elephant divide keep active"},
+    "task words": {"init_text": "table to text :"},
+}
 KINDS = ("encoder", "decoder", "cross")
 RATES = (0.25, 1.0, 4.0)  # times a method's own
 
@@ -93,8 +98,8 @@ def low_data_cell(choice: Choice, task: str, method: str, seed: int, examples: i
 def starts(choice: Choice) -> list[Cell]:
     """What the prefix starts from, where data are few."""
     return [
-        low_data_cell(choice, task, "prefix", seed, examples, subset).with_knobs(init_text=words)
-        for subset, seed, task, examples, words in product(
+        low_data_cell(choice, task, "prefix", seed, examples, subset).with_knobs(**start)
+        for subset, seed, task, examples, start in product(
             choice.subsets, choice.seeds, choice.tasks, LOW_DATA_STEPS, STARTS.values()
         )
     ]
@@ -153,11 +158,11 @@ def variants(choice: Choice) -> list[Cell]:
         ("prefix", rate, {}),
         ("prefix", rate / 3, {}),
         ("prefix", rate * 3, {}),
-        ("prefix", rate, {"init_text": STARTS["task words"]}),
+        ("prefix", rate, STARTS["task words"]),
         ("prefix", rate, {"num_frozen_tokens": 1}),
         ("prefix", rate, {"gate": True}),
         ("prefix", rate, {"prefix_dropout": 0.1}),
-        ("prefix", rate, {"init_text": "random"}),
+        ("prefix", rate, STARTS["random numbers"]),
         *(("prefix_mlp", METHODS["prefix_mlp"].learning_rate, {"encoder_hidden_size": width}) for width in (64, 512)),
     ]
     return [

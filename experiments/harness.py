@@ -61,7 +61,7 @@ def run(cell: Cell, experiment: str, place: Place, learning_rate: float) -> Resu
     with TemporaryDirectory() as scratch:
         arguments = RunArguments(
             output_dir=scratch, learning_rate=learning_rate, max_steps=max(cell.steps, 1), seed=cell.seed,
-            per_device_train_batch_size=cell.batch_size, group_by_length=True,
+            per_device_train_batch_size=cell.batch_size, group_by_length=True, objective=cell.objective,
             mixed_precision=place.mixed_precision, logging_steps=max(cell.steps // 10, 1),
         )  # fmt: skip
         accelerator = begin(arguments)
@@ -111,7 +111,7 @@ def judge(
             continue
         report, texts = score_records(
             model, tokenizer, of_split, **reading, protocol=protocol_of(cell.task), num_beams=cell.num_beams,
-            max_new_tokens=cell.max_new_tokens, description=f"writing, {split}",
+            max_new_tokens=cell.max_new_tokens, length_penalty=cell.length_penalty, description=f"writing, {split}",
         )  # fmt: skip
         scores[split] = report.scores
         samples[split] = [[record.source, text] for record, text in zip(of_split, texts[:SAMPLES], strict=False)]

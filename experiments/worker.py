@@ -11,10 +11,9 @@ from .cell import Cell, Result
 from .harness import Place, run
 
 
-def begin_worker(threads: int) -> None:
-    """Share the cores; the bar over cells is the only one."""
-    torch.set_num_threads(threads)
-    os.environ["TQDM_DISABLE"] = "1"
+def begin_worker(workers: int) -> None:
+    """Share the cores among so many."""
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // workers))
 
 
 def run_cell(cell: Cell, experiment: str, place: Place, learning_rate: float) -> Result | Exception:

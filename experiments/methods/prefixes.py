@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedModel
 
 from prefix_peft import wrap
@@ -19,7 +20,12 @@ def add_prefix(base: PreTrainedModel, settings: Settings, **options: Any) -> Pef
         "num_frozen_tokens": settings.num_frozen_tokens, "init_text": settings.init_text,
         "tokenizer_name_or_path": settings.tokenizer_name_or_path,
     }  # fmt: skip
-    return wrap(base, settings.num_virtual_tokens, **given | options)
+    model = wrap(base, settings.num_virtual_tokens, **given | options)
+    if settings.random_numbers:
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                nn.init.normal_(parameter)
+    return model
 
 
 def add_prefix_mlp(base: PreTrainedModel, settings: Settings) -> PeftModel:
