@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import tiny
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, LlamaConfig, MixtralConfig
+from transformers import AutoModelForCausalLM, BartConfig, BitsAndBytesConfig, LlamaConfig, MixtralConfig
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -27,7 +27,7 @@ from prefix_peft.planning.weightless import Weightless
 
 MIB = 2**20
 SMALL = Settings(
-    layers=3, width=128, heads=8, key_value_heads=4, intermediate_size=344, vocabulary=509, quiet=True
+    layers=2, width=128, heads=8, key_value_heads=4, intermediate_size=344, vocabulary=509, quiet=True
 )  # fmt: skip
 REAL = [
     *(("llama", way) for way in benchmark.WAYS if way != "bfloat16"),
@@ -51,7 +51,7 @@ def test_what_is_planned_is_what_is_taken(family, way):
 
 
 def test_mixtures_of_experts():
-    experts = {"num_local_experts": 4, "num_experts_per_tok": 2}
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "num_hidden_layers": 2}
     config = MixtralConfig(**tiny.LLAMA_LIKE | {"hidden_size": 48, "head_dim": 8, "intermediate_size": 32} | experts)
     request = Request(4, 60, max_new_tokens=2)
     assert count(config, request).training / MIB == pytest.approx(benchmark.measured(config, request, "cpu"), rel=0.03)
@@ -81,7 +81,7 @@ def test_sums_by_hand():
 
 
 def test_an_encoder_decoder_remembers_its_source_as_well():
-    config = tiny.build("bart").config
+    config = BartConfig(**tiny.BART_LIKE | {"encoder_layers": 1, "decoder_layers": 2})
     found = count(config, Request(batch_size=B, sequence_length=T, target_length=7, max_new_tokens=N))
     decoder = config.decoder_layers * B * (N + T) * 2 * config.d_model * 4  # its own text, and the source in each layer
     assert found.cache == pytest.approx(decoder + B * T * config.d_model * 4, rel=0.01)
@@ -104,15 +104,17 @@ def test_what_each_way_saves():
     full, half = found["float32"], found["bfloat16"]
     assert half.weights == pytest.approx(full.weights / 2, rel=0.01)
     assert found["bfloat16, checkpointing"].activations < half.activations
-    linear = [m.weight.numel() for name, m in tiny.build("llama").named_modules() if name.endswith("_proj")]
+    model = AutoModelForCausalLM.from_config(LLAMA)
+    projections = [module for name, module in model.named_modules() if name.endswith("_proj")]
+    linear = [module.weight.numel() for module in projections]
     rest = half.weights - 2 * sum(linear)
     blocks = sum(-(-numbers // 64) for numbers in linear)
     assert found["bfloat16, 4-bit weights"].weights == rest + sum(numbers // 2 for numbers in linear) + 4 * blocks
-    rows = sum(m.out_features for name, m in tiny.build("llama").named_modules() if name.endswith("_proj"))
+    rows = sum(module.out_features for module in projections)
     assert found["bfloat16, 8-bit weights, checkpointing"].weights == rest + sum(linear) + 4 * rows
     every = found["float32, every weight"]
-    assert every.trained == sum(p.numel() for p in tiny.build("llama").parameters())
-    assert every.states == 12 * every.trained + 4 * len(list(tiny.build("llama").parameters()))
+    assert every.trained == sum(p.numel() for p in model.parameters())
+    assert every.states == 12 * every.trained + 4 * len(list(model.parameters()))
     assert every.activations > full.activations, "frozen linear maps need not keep their inputs"
 
 
