@@ -27,23 +27,28 @@ def served(request):
     return prepared(threads.MODELS[request.param]())
 
 
+@pytest.fixture(scope="module")
+def calls(served):
+    """Requests, and what each writes alone."""
+    requests = make_requests(list(served.peft_config), 32)
+    return requests, [write(served, request) for request in requests]
+
+
 def differing(found, alone):
     return [i for i, (now, then) in enumerate(zip(found, alone, strict=True))
             if isinstance(now, Exception) or not torch.equal(now, then)]  # fmt: skip
 
 
-def test_eight_threads_write_what_each_call_writes_alone(served):
-    requests = make_requests(list(served.peft_config), 32)
-    alone = [write(served, request) for request in requests]
+def test_eight_threads_write_what_each_call_writes_alone(served, calls):
+    requests, alone = calls
     assert len({tuple(tokens.flatten().tolist()) for tokens in alone}) > 10, "the prefixes matter"
     with hurried():
         assert differing(at_once(served, requests), alone) == []
 
 
-def test_so_they_do_while_adapters_come_and_go(served, tmp_path):
+def test_so_they_do_while_adapters_come_and_go(served, calls, tmp_path):
     served.save_pretrained(tmp_path, selected_adapters=["default"])
-    requests = make_requests(list(served.peft_config), 24)
-    alone = [write(served, request) for request in requests]
+    requests, alone = (some[:24] for some in calls)
     churn = Churn(served, tmp_path)
     with hurried():
         found = while_running(churn.run, churn.stop, lambda: at_once(served, requests))

@@ -21,6 +21,7 @@ from .training.arguments import (
     ScoreArguments,
     TrainArguments,
 )
+from .training.ranks import leave
 from .whole import write_text
 
 USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help lists them)
@@ -168,7 +169,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         (arguments,) = parser.parse_args_into_dataclasses(argv[1:])
         run(arguments)
-        _part()
+        leave()
     except (ValueError, OSError, FloatingPointError, NotImplementedError, ImportError) as error:
         rank = os.environ.get("RANK", "0")  # bad data is bad on every rank, but a disk may be full on one
         print(f"prefix-peft {argv[0]}{'' if rank == '0' else f', rank {rank}'}: {error}", file=sys.stderr)
@@ -177,12 +178,6 @@ def main(argv: list[str] | None = None) -> int:
         print(f"prefix-peft {argv[0]}: {str(stop) or 'stopped.'}", file=sys.stderr)
         return getattr(stop, "status", 130)
     return 0
-
-
-def _part() -> None:
-    from .training.ranks import leave
-
-    leave()
 
 
 def _is_first() -> bool:
