@@ -37,7 +37,7 @@ def filled(name, family="gpt2"):
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.7)
     return model
 
 
@@ -149,6 +149,12 @@ def test_an_infix_is_a_cache_that_is_lengthened_behind_x():
         torch.testing.assert_close(ours[row, :length], torch.cat([before, behind], dim=1)[0])
 
 
+@torch.no_grad()
+def test_labels_tell_an_infix_where_x_ends_as_its_loss_does():
+    model = filled("infix")
+    torch.testing.assert_close(model(**batch("gpt2")).loss, loss_on("infix", model, "gpt2"))
+
+
 def test_an_infix_asks_where_x_ends():
     with pytest.raises(ValueError, match=r"say where x ends by labels, or by prompt_lengths"):
         prepared("infix")(**tiny.inputs("gpt2"))
@@ -171,6 +177,12 @@ def test_adapters_are_residual_maps_behind_each_block():
         inner = F.relu(F.linear(normed, weights["down.weight"], weights["down.bias"]))
         hidden = hidden + F.linear(inner, weights["up.weight"], weights["up.bias"])
     torch.testing.assert_close(model(ids).logits, base.lm_head(base.transformer.ln_f(hidden)))
+
+
+@pytest.mark.parametrize(("family", "stack"), [("gpt2", "transformer.h"), ("bart", "model.decoder.layers")])
+def test_the_top_layers_are_the_last_of_the_decoder(family, stack):
+    trained = {key for key, parameter in prepared("ft_top2", family).named_parameters() if parameter.requires_grad}
+    assert {key.removeprefix(f"{stack}.")[:2] for key in trained} == {"1.", "2."}
 
 
 def test_no_adapter_without_layers():
@@ -270,3 +282,26 @@ def test_prompts_start_as_words(family, tmp_path):
 def trained(model):
     (parameter,) = (parameter for parameter in model.parameters() if parameter.requires_grad)
     return parameter
+
+
+def test_settings_reach_our_prefixes(tmp_path):
+    tiny.tokenizer().save_pretrained(tmp_path)
+    given = {"sites": ("decoder", "cross"), "gate": "token", "num_frozen_tokens": 1, "init_text": "t7 t8"}
+    config = prepared("prefix", "bart", tokenizer_name_or_path=str(tmp_path), **given).peft_config["default"]
+    assert {field: getattr(config, field) for field in given} == given | {"sites": ["decoder", "cross"]}
+    assert config.num_virtual_tokens == 3 and config.tokenizer_name_or_path == str(tmp_path)
+
+
+@torch.no_grad()
+def test_adapters_behind_layers_that_return_tuples():
+    model, base = filled("adapter", "t5"), tiny.build("t5")
+    inputs, behind = tiny.inputs("t5"), []
+    for layer in base.encoder.block:
+        layer.register_forward_hook(lambda layer, args, output: behind.append(output))
+    base(**inputs)
+    assert isinstance(behind[0], tuple)
+    first = model.encoder.block[0]
+    found = []
+    model.encoder.block[1].register_forward_pre_hook(lambda layer, args: found.append(args[0]))
+    model(**inputs)
+    torch.testing.assert_close(found[0], first.bottleneck(behind[0][0]))
