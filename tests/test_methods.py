@@ -24,6 +24,7 @@ TRAINED = [name for name in METHODS if name != "none"]
 SIZED = [name for name, method in METHODS.items() if method.knob]
 AT_THE_BASE = ["none", "fine_tuning", "ft_top2", "adapter", "lora"]
 SOURCE = (4, 6)  # tokens of x in each row
+STEPS = 4  # tokens to write
 
 
 def prepared(name, family="gpt2", **changes):
@@ -98,11 +99,11 @@ def test_each_logit_depends_on_its_token_and_those_before(name):
     assert (logits[:, 5:] - others[:, 5:]).abs().amax(dim=(0, 2)).gt(1e-3).all()
 
 
-def search(name, model, source, num_beams, steps):
+def search(name, model, source, num_beams):
     """Beam search on one unpadded row, each step a whole forward of each beam; as nothing ends, all beams go on."""
     seq2seq = model.config.is_encoder_decoder
     beams = [(0.0, [tiny.BOS] if seq2seq else source)]
-    for _ in range(steps):
+    for _ in range(STEPS):
         candidates = []
         for score, ids in beams:
             inputs = {"input_ids": source, "decoder_input_ids": ids} if seq2seq else {"input_ids": ids}
@@ -112,7 +113,20 @@ def search(name, model, source, num_beams, steps):
             logits = model(**inputs, use_cache=False).logits[0, -1]
             candidates += [(score + p, [*ids, t]) for t, p in enumerate(logits.log_softmax(-1).tolist())]
         beams = sorted(candidates, reverse=True)[:num_beams]
-    return beams[0][1]
+    return beams[0]
+
+
+def generated(model, rows, num_beams):
+    """What the model writes, and the log-probability of each row."""
+    ids = torch.tensor(rows)
+    output = model.generate(
+        input_ids=ids, attention_mask=(ids != tiny.PAD).long(), num_beams=num_beams, max_new_tokens=STEPS,
+        do_sample=False, pad_token_id=tiny.PAD, eos_token_id=None, return_dict_in_generate=True, output_logits=True,
+        output_scores=True,
+    )  # fmt: skip
+    greedy = torch.stack(output.logits).log_softmax(-1).amax(-1).sum(0)
+    scores = greedy if num_beams == 1 else output.sequences_scores * STEPS  # which are means
+    return output.sequences.tolist(), scores
 
 
 @pytest.mark.parametrize("num_beams", [1, 3])
@@ -120,17 +134,13 @@ def search(name, model, source, num_beams, steps):
 @pytest.mark.parametrize("name", METHODS)
 @torch.no_grad()
 def test_writes_what_a_search_without_cache_and_padding_finds(name, family, num_beams):
-    model, seq2seq = filled(name, family), family == "bart"
-    sources = [tiny.tokens(7).tolist(), tiny.tokens(4, seed=1).tolist()]
-    pad = [tiny.PAD] * 3
-    rows = [sources[0], sources[1] + pad if seq2seq else pad + sources[1]]
-    ids = torch.tensor(rows)
-    written = model.generate(
-        input_ids=ids, attention_mask=(ids != tiny.PAD).long(), num_beams=num_beams, max_new_tokens=4, do_sample=False,
-        pad_token_id=tiny.PAD, eos_token_id=None,
-    ).tolist()  # fmt: skip
-    found = [search(name, model, source, num_beams, 4) for source in sources]
-    assert written == (found if seq2seq else [found[0], pad + found[1]])
+    model, seq2seq = filled(name, family).double(), family == "bart"
+    sources, pad = [tiny.tokens(7).tolist(), tiny.tokens(4, seed=1).tolist()], [tiny.PAD] * 3
+    written, scores = generated(model, [sources[0], sources[1] + pad if seq2seq else pad + sources[1]], num_beams)
+    (first, x), (second, y) = (search(name, model, source, num_beams) for source in sources)
+    assert written == [x, y if seq2seq else pad + y]
+    # transformers adds up scores in float32
+    torch.testing.assert_close(scores.double(), torch.tensor([first, second]).double(), rtol=1e-5, atol=0)
 
 
 @torch.no_grad()
