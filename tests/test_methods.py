@@ -129,13 +129,14 @@ def generated(model, rows, num_beams):
     return output.sequences.tolist(), scores
 
 
-@pytest.mark.parametrize("num_beams", [1, 3])
+@pytest.mark.parametrize(("num_beams", "short"), [(1, 4), (3, 4), (3, 7)])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", METHODS)
 @torch.no_grad()
-def test_writes_what_a_search_without_cache_and_padding_finds(name, family, num_beams):
+def test_writes_what_a_search_without_cache_and_padding_finds(name, family, num_beams, short):
+    """Of prompts of 7 tokens and of ``short``; without padding transformers leaves out the mask."""
     model, seq2seq = filled(name, family).double(), family == "bart"
-    sources, pad = [tiny.tokens(7).tolist(), tiny.tokens(4, seed=1).tolist()], [tiny.PAD] * 3
+    sources, pad = [tiny.tokens(7).tolist(), tiny.tokens(short, seed=1).tolist()], [tiny.PAD] * (7 - short)
     written, scores = generated(model, [sources[0], sources[1] + pad if seq2seq else pad + sources[1]], num_beams)
     (first, x), (second, y) = (search(name, model, source, num_beams) for source in sources)
     assert written == [x, y if seq2seq else pad + y]
