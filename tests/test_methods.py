@@ -129,7 +129,7 @@ def generated(model, rows, num_beams):
     return output.sequences.tolist(), scores
 
 
-@pytest.mark.parametrize(("num_beams", "short"), [(1, 4), (3, 4), (3, 7)])
+@pytest.mark.parametrize(("num_beams", "short"), [(1, 7), (3, 4)])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", METHODS)
 @torch.no_grad()
@@ -140,8 +140,8 @@ def test_writes_what_a_search_without_cache_and_padding_finds(name, family, num_
     written, scores = generated(model, [sources[0], sources[1] + pad if seq2seq else pad + sources[1]], num_beams)
     (first, x), (second, y) = (search(name, model, source, num_beams) for source in sources)
     assert written == [x, y if seq2seq else pad + y]
-    # transformers adds up scores in float32
-    torch.testing.assert_close(scores.double(), torch.tensor([first, second]).double(), rtol=1e-5, atol=0)
+    # transformers has its logits in float32
+    torch.testing.assert_close(scores.double(), torch.tensor([first, second]).double(), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
