@@ -316,3 +316,10 @@ def test_adapters_behind_layers_that_return_tuples():
     model.encoder.block[1].register_forward_pre_hook(lambda layer, args: found.append(args[0]))
     model(**inputs)
     torch.testing.assert_close(found[0], first.bottleneck(behind[0][0]))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loop_and_the_decoding_find_device_and_config(name):
+    model = prepared(name, "bart")
+    assert model.device == torch.device("cpu")
+    assert model.config.is_encoder_decoder
