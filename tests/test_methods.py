@@ -1,33 +1,21 @@
 """The experiments' methods: what they train, where they start, and what they write, against loops without a cache."""
 
-import sys
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
 import tiny
 import torch
 import torch.nn.functional as F
+from prepared import FAMILIES, METHODS, SETTINGS, prepared
 from torch import nn
 from transformers import DynamicCache
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from experiments.methods import METHODS, Settings, size_at, trained_parameters
 from prefix_peft.layer import prefix_layers
 from prefix_peft.training.batches import IGNORED
 from prefix_peft.training.evaluation import target_loss
 
-SETTINGS = Settings(num_virtual_tokens=3, encoder_hidden_size=7, bottleneck=5, rank=2)
-FAMILIES = ("gpt2", "bart")
 TRAINED = [name for name in METHODS if name != "none"]
-SIZED = [name for name, method in METHODS.items() if method.knob]
 AT_THE_BASE = ["none", "fine_tuning", "ft_top2", "adapter", "lora"]
 SOURCE = (4, 6)  # tokens of x in each row
-
-
-def prepared(name, family="gpt2", **changes):
-    return METHODS[name].prepare(tiny.build(family), replace(SETTINGS, **changes)).eval()
+STEPS = 4  # tokens to write
 
 
 def filled(name, family="gpt2"):
@@ -37,7 +25,7 @@ def filled(name, family="gpt2"):
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.requires_grad:
-                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.2)
+                parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.7)
     return model
 
 
@@ -98,11 +86,11 @@ def test_each_logit_depends_on_its_token_and_those_before(name):
     assert (logits[:, 5:] - others[:, 5:]).abs().amax(dim=(0, 2)).gt(1e-3).all()
 
 
-def search(name, model, source, num_beams, steps):
+def search(name, model, source, num_beams):
     """Beam search on one unpadded row, each step a whole forward of each beam; as nothing ends, all beams go on."""
     seq2seq = model.config.is_encoder_decoder
     beams = [(0.0, [tiny.BOS] if seq2seq else source)]
-    for _ in range(steps):
+    for _ in range(STEPS):
         candidates = []
         for score, ids in beams:
             inputs = {"input_ids": source, "decoder_input_ids": ids} if seq2seq else {"input_ids": ids}
@@ -112,25 +100,35 @@ def search(name, model, source, num_beams, steps):
             logits = model(**inputs, use_cache=False).logits[0, -1]
             candidates += [(score + p, [*ids, t]) for t, p in enumerate(logits.log_softmax(-1).tolist())]
         beams = sorted(candidates, reverse=True)[:num_beams]
-    return beams[0][1]
+    return beams[0]
 
 
-@pytest.mark.parametrize("num_beams", [1, 3])
+def generated(model, rows, num_beams):
+    """What the model writes, and the log-probability of each row."""
+    ids = torch.tensor(rows)
+    output = model.generate(
+        input_ids=ids, attention_mask=(ids != tiny.PAD).long(), num_beams=num_beams, max_new_tokens=STEPS,
+        do_sample=False, pad_token_id=tiny.PAD, eos_token_id=None, return_dict_in_generate=True, output_logits=True,
+        output_scores=True,
+    )  # fmt: skip
+    greedy = torch.stack(output.logits).log_softmax(-1).amax(-1).sum(0)
+    scores = greedy if num_beams == 1 else output.sequences_scores * STEPS  # which are means
+    return output.sequences.tolist(), scores
+
+
+@pytest.mark.parametrize(("num_beams", "short"), [(1, 7), (3, 4)])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", METHODS)
 @torch.no_grad()
-def test_writes_what_a_search_without_cache_and_padding_finds(name, family, num_beams):
-    model, seq2seq = filled(name, family), family == "bart"
-    sources = [tiny.tokens(7).tolist(), tiny.tokens(4, seed=1).tolist()]
-    pad = [tiny.PAD] * 3
-    rows = [sources[0], sources[1] + pad if seq2seq else pad + sources[1]]
-    ids = torch.tensor(rows)
-    written = model.generate(
-        input_ids=ids, attention_mask=(ids != tiny.PAD).long(), num_beams=num_beams, max_new_tokens=4, do_sample=False,
-        pad_token_id=tiny.PAD, eos_token_id=None,
-    ).tolist()  # fmt: skip
-    found = [search(name, model, source, num_beams, 4) for source in sources]
-    assert written == (found if seq2seq else [found[0], pad + found[1]])
+def test_writes_what_a_search_without_cache_and_padding_finds(name, family, num_beams, short):
+    """Of prompts of 7 tokens and of ``short``; without padding transformers leaves out the mask."""
+    model, seq2seq = filled(name, family).double(), family == "bart"
+    sources, pad = [tiny.tokens(7).tolist(), tiny.tokens(short, seed=1).tolist()], [tiny.PAD] * (7 - short)
+    written, scores = generated(model, [sources[0], sources[1] + pad if seq2seq else pad + sources[1]], num_beams)
+    (first, x), (second, y) = (search(name, model, source, num_beams) for source in sources)
+    assert written == [x, y if seq2seq else pad + y]
+    # transformers has its logits in float32
+    torch.testing.assert_close(scores.double(), torch.tensor([first, second]).double(), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -147,6 +145,12 @@ def test_an_infix_is_a_cache_that_is_lengthened_behind_x():
         places = torch.arange(source - 1, int(length))[None]
         behind = base(ids[:, source - 1 : length], past_key_values=cache, position_ids=places).logits
         torch.testing.assert_close(ours[row, :length], torch.cat([before, behind], dim=1)[0])
+
+
+@torch.no_grad()
+def test_labels_tell_an_infix_where_x_ends_as_its_loss_does():
+    model = filled("infix")
+    torch.testing.assert_close(model(**batch("gpt2")).loss, loss_on("infix", model, "gpt2"))
 
 
 def test_an_infix_asks_where_x_ends():
@@ -173,6 +177,12 @@ def test_adapters_are_residual_maps_behind_each_block():
     torch.testing.assert_close(model(ids).logits, base.lm_head(base.transformer.ln_f(hidden)))
 
 
+@pytest.mark.parametrize(("family", "stack"), [("gpt2", "transformer.h"), ("bart", "model.decoder.layers")])
+def test_the_top_layers_are_the_last_of_the_decoder(family, stack):
+    trained = {key for key, parameter in prepared("ft_top2", family).named_parameters() if parameter.requires_grad}
+    assert {key.removeprefix(f"{stack}.")[:2] for key in trained} == {"1.", "2."}
+
+
 def test_no_adapter_without_layers():
     class Flat(nn.Module):
         pass
@@ -181,92 +191,23 @@ def test_no_adapter_without_layers():
         METHODS["adapter"].prepare(Flat(), SETTINGS)
 
 
-def counts(L, d, P, m, r, h):
-    """Of a GPT-2 with L layers of width d."""
-    block = 12 * d * d + 13 * d
-    return {
-        "none": 0,
-        "fine_tuning": (tiny.VOCAB + 128 + 2) * d + L * block,
-        "ft_top2": 2 * block,
-        "adapter": L * (2 * d + 2 * d * m + m + d),
-        "lora": L * r * (d + 3 * d),
-        "prefix": 2 * L * P * d,
-        "prefix_mlp": P * h + h * h + h + 2 * L * d * (h + 1),
-        "infix": 2 * L * P * d,
-        "embedding": P * d,
-        "peft_prompt": P * d,
-        "peft_prefix": 2 * L * P * d,
-        "peft_prefix_mlp": P * d + h * (d + 1) + 2 * L * d * (h + 1),
-    }
+@torch.no_grad()
+def test_adapters_behind_layers_that_return_tuples():
+    model, base = filled("adapter", "t5"), tiny.build("t5")
+    inputs, behind = tiny.inputs("t5"), []
+    for layer in base.encoder.block:
+        layer.register_forward_hook(lambda layer, args, output: behind.append(output))
+    base(**inputs)
+    assert isinstance(behind[0], tuple)
+    first = model.encoder.block[0]
+    found = []
+    model.encoder.block[1].register_forward_pre_hook(lambda layer, args: found.append(args[0]))
+    model(**inputs)
+    torch.testing.assert_close(found[0], first.bottleneck(behind[0][0]))
 
 
-def test_as_many_parameters_as_the_formulas_say():
-    formulas = counts(L=3, d=44, P=3, m=5, r=2, h=7)
-    assert {name: trained_parameters(prepared(name)) for name in METHODS} == formulas
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", SIZED)
-def test_a_budget_is_met_as_nearly_as_can_be(name, family):
-    method, budget = METHODS[name], 33333
-    found = size_at(method, tiny.build(family), budget, SETTINGS)
-    size = getattr(found, method.knob)
-    errors = {n: abs(trained_parameters(prepared(name, family, **{method.knob: n})) - budget) for n in (size, size + 1)}
-    errors[size - 1] = abs(trained_parameters(prepared(name, family, **{method.knob: size - 1})) - budget)
-    assert errors[size] == min(errors.values())
-    assert errors[size] < 0.05 * budget
-    assert found == replace(SETTINGS, **{method.knob: size})
-
-
-def test_a_budget_below_the_smallest_size_gets_that():
-    assert size_at(METHODS["adapter"], tiny.build("gpt2"), 1).bottleneck == 1
-    assert (
-        size_at(METHODS["prefix"], tiny.build("gpt2"), 1, replace(SETTINGS, num_frozen_tokens=2)).num_virtual_tokens
-        == 3
-    )
-
-
-def test_budgets_that_make_no_sense():
-    with pytest.raises(ValueError, match="at least 1 trained parameter, got 0"):
-        size_at(METHODS["lora"], tiny.build("gpt2"), 0)
-    with pytest.raises(ValueError, match=r"fine_tuning has no size to choose; leave it out of a comparison at 1,000"):
-        size_at(METHODS["fine_tuning"], tiny.build("gpt2"), 1000)
-
-
-def test_settings_are_checked():
-    with pytest.raises(ValueError, match="rank must be at least 1, got 0"):
-        Settings(rank=0)
-    with pytest.raises(TypeError, match=r"bottleneck must be a whole number, got 1\.5"):
-        Settings(bottleneck=1.5)
-
-
-@pytest.mark.parametrize("name", SIZED)
-def test_the_start_depends_on_the_seed_alone(name):
-    starts = []
-    for state, seed in ((11, 4), (12, 4), (12, 6)):
-        torch.manual_seed(state)
-        starts.append(torch.cat([p.flatten() for p in prepared(name, seed=seed).parameters() if p.requires_grad]))
-    assert torch.equal(starts[0], starts[1])
-    assert not torch.equal(starts[0], starts[2])
-
-
-def test_preparing_leaves_the_random_numbers_to_come_alone():
-    base = tiny.build("gpt2")
-    state = torch.get_rng_state()
-    METHODS["adapter"].prepare(base, SETTINGS)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_prompts_start_as_words(family, tmp_path):
-    tiny.tokenizer().save_pretrained(tmp_path)
-    table = tiny.build(family).get_input_embeddings().weight
-    text = prepared("peft_prompt", family, init_text="t7 t8", tokenizer_name_or_path=str(tmp_path))
-    assert torch.equal(trained(text), table[[7, 8, 7]])
-    for row in trained(prepared("embedding", family)):
-        assert (table == row).all(dim=1).any()
-
-
-def trained(model):
-    (parameter,) = (parameter for parameter in model.parameters() if parameter.requires_grad)
-    return parameter
+@pytest.mark.parametrize("name", METHODS)
+def test_the_loop_and_the_decoding_find_device_and_config(name):
+    model = prepared(name, "bart")
+    assert model.device == torch.device("cpu")
+    assert model.config.is_encoder_decoder

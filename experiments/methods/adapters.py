@@ -18,7 +18,7 @@ CHILD = "bottleneck"
 
 
 class Bottleneck(nn.Module):
-    """A residual MLP (..., d) -> (..., m) -> (..., d) behind a layer norm, in float32."""
+    """A residual MLP (..., d) -> (..., m) -> (..., d) behind a layer norm, in float32 whatever the base is in."""
 
     def __init__(self, size: int, bottleneck: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Bottleneck(nn.Module):
         nn.init.zeros_(self.up.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:
-        change = self.up(torch.relu(self.down(self.norm(hidden.float()))))
+        change = self.up(torch.relu(self.down(self.norm(hidden.to(self.up.weight.dtype)))))
         return hidden + change.to(hidden.dtype)
 
 

@@ -61,24 +61,20 @@ class Infix(Wrapped):
             layer.register_forward_hook(self._hide)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor | None = None, labels: Tensor | None = None,
-        prompt_lengths: Tensor | None = None, **options: Any,
-    ) -> Any:  # fmt: skip
+        self, input_ids: Tensor, labels: Tensor | None = None, prompt_lengths: Tensor | None = None, **options: Any
+    ) -> Any:
         """As the base's, but for whole texts (B, S): x ends where ``labels``, or ``prompt_lengths`` (B,), say so.
 
         Raises:
             ValueError: neither is given.
         """
-        first = _first_to_see(labels, prompt_lengths)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        with self._seen_from(first):
-            return self.model(input_ids=input_ids, attention_mask=mask, labels=labels, **options)
+        with self._seen_from(_first_to_see(labels, prompt_lengths)):
+            return self.model(input_ids=input_ids, labels=labels, **options)
 
-    def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Any:
+    def generate(self, input_ids: Tensor, **options: Any) -> Any:
         """As the base's, for prompts (B, S) padded on the left."""
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
         with self._seen_from(input_ids.shape[1] - 1):
-            return self.model.generate(input_ids=input_ids, attention_mask=mask, **options)
+            return self.model.generate(input_ids=input_ids, **options)
 
     @contextmanager
     def _seen_from(self, first: int | Tensor) -> Iterator[None]:
@@ -89,11 +85,12 @@ class Infix(Wrapped):
             self._first, self._seeing = 0, None
 
     def _look(self, base: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Which tokens see the infix: the mask counts all keys, of which the last are those of this forward."""
-        keys, queries = kwargs["attention_mask"].shape[1], kwargs["input_ids"].shape[1]
-        seeing = torch.arange(keys - queries, keys, device=kwargs["input_ids"].device) >= self._first
-        all_see = isinstance(self._first, int) and keys - queries >= self._first
-        self._seeing = None if all_see else seeing.view(-1, queries)
+        """Which tokens of this forward see the infix; they stand behind those in the cache."""
+        tokens, cache = kwargs["input_ids"], kwargs.get("past_key_values")
+        begin = 0 if cache is None else cache.get_seq_length()
+        all_see = isinstance(self._first, int) and begin >= self._first
+        places = torch.arange(begin, begin + tokens.shape[1], device=tokens.device)
+        self._seeing = None if all_see else (places >= self._first).view(-1, tokens.shape[1])
 
     def _hide(self, layer: nn.Module, args: tuple[Any, ...], prefix: Prefix) -> Prefix:
         if self._seeing is None:

@@ -53,10 +53,11 @@ class Prompted(Wrapped):
     def generate(self, input_ids: Tensor, attention_mask: Tensor | None = None, **options: Any) -> Tensor:
         """As the base's, for prompts (B, S), which PEFT would let begin one position later for each padding token."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        embed: Any = self.base.get_input_embeddings()
-        virtual = self.model.get_prompt(len(input_ids)).to(self.base.dtype)
+        base: Any = self.base
+        virtual = self.model.get_prompt(len(input_ids)).to(base.dtype)
+        text = base.get_input_embeddings()(input_ids)
         prompt = {} if self.config.is_encoder_decoder else {"input_ids": input_ids}  # to be returned, and not repeated
-        return self.base.generate(
-            **prompt, inputs_embeds=torch.cat([virtual, embed(input_ids)], dim=1),
+        return base.generate(
+            **prompt, inputs_embeds=torch.cat([virtual, text], dim=1),
             attention_mask=torch.cat([mask.new_ones(virtual.shape[:2]), mask], dim=1), **options,
         )  # fmt: skip
