@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from experiments.pretrain.batches import Stream, batches
 from experiments.pretrain.command import main
 from experiments.pretrain.corpus import read_corpus, split_sentences
+from experiments.pretrain.guide import Guide
 from experiments.pretrain.loop import Budget
 from experiments.pretrain.loss import mean_loss, total_loss
 from experiments.pretrain.mixture import Mixture, Pair
@@ -89,13 +90,24 @@ def test_items_are_names_whole_and_content_words():
 
 
 def test_a_common_word_is_no_name_where_a_sentence_starts_with_it():
-    assert [item.text for item in items("Defender Ben Davies left", common={"defender"}) if item.is_name] == ["Ben Davies"]
-    assert [item.text for item in items("Defender Ben Davies left", common={}) if item.is_name] == ["Defender Ben Davies"]
+    assert [item.text for item in items("Defender Ben Davies left", common={"defender"}) if item.is_name] == [
+        "Ben Davies"
+    ]
+    assert [item.text for item in items("Defender Ben Davies left", common={}) if item.is_name] == [
+        "Defender Ben Davies"
+    ]
 
 
 @pytest.mark.parametrize(
     "word, expected",
-    [("waited", "wait"), ("towers", "tower"), ("Sailing", "sail"), ("red", "red"), ("thing", "thing"), ("captain's", "captain")],
+    [
+        ("waited", "wait"),
+        ("towers", "tower"),
+        ("Sailing", "sail"),
+        ("red", "red"),
+        ("thing", "thing"),
+        ("captain's", "captain"),
+    ],
 )
 def test_a_stem_lacks_one_ending(word, expected):
     assert stem(word) == expected
@@ -115,7 +127,9 @@ def test_content_keeps_every_name_verbatim_and_every_word_by_its_stem():
 
 def test_content_drops_words_in_some_sources_and_keeps_their_order_where_chunks_are_not_shuffled():
     found = items(SENTENCE, common=())
-    form = replace(draw_form(Random(0)), shuffled=False, repeats=False, labelled=False, camel_case=False, underscores=False)
+    form = replace(
+        draw_form(Random(0)), shuffled=False, repeats=False, labelled=False, camel_case=False, underscores=False
+    )
     expected = [item.text if item.is_name else stem(item.text) for item in found]
     lengths = set()
     for seed in range(30):
@@ -133,13 +147,18 @@ def test_infilling_masks_spans_of_small_words_alone():
         kept = source.replace("<mask>", "").split()
         words = iter(SENTENCE.split())
         assert all(word in words for word in kept)  # a subsequence
-        assert [word for word in kept if not word.islower()] == [word for word in SENTENCE.split() if not word.islower()]
+        assert [word for word in kept if not word.islower()] == [
+            word for word in SENTENCE.split() if not word.islower()
+        ]
         shorter += len(kept) < len(SENTENCE.split())
     assert shorter > 25
 
 
 def test_infilling_shuffles_whole_sentences():
-    written = {infill(["one two", "three four"], "...", Random(seed)).replace(" ...", "").replace("... ", "") for seed in range(40)}
+    written = {
+        infill(["one two", "three four"], "...", Random(seed)).replace(" ...", "").replace("... ", "")
+        for seed in range(40)
+    }
     assert {"one two three four", "three four one two"} <= written
 
 
@@ -204,10 +223,37 @@ def test_the_loss_is_the_models_own(family):
     batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected = model(**batch).loss.float()
-    total, count = total_loss(model, batch)
+    total, count, _ = total_loss(model, batch)
     assert count == 3 * 7
     torch.testing.assert_close(total / count, expected, rtol=1e-3, atol=0)  # the head's batch is rounded otherwise
     assert mean_loss(model, [batch, batch]) == pytest.approx((total / count).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_the_guide_asks_for_the_token_before_and_for_the_next_one_in_the_source(family):
+    model, seq2seq = tiny.build(family, attn_implementation="eager"), family == "bart"
+    forms = torch.arange(tiny.VOCAB).clamp_min(-1)
+    forms[9], forms[10] = forms[8], -1  # 8 and 9 are one word, 10 is none
+    source, target = [7, 8, 10, 7, 6], [10, 9, 7, 5]
+    padded = [[*source, 0]] if seq2seq else [[*source, *target, 0]]
+    ids = torch.tensor(padded)
+    labels = torch.tensor([target] if seq2seq else [[-100] * 5 + target + [-100]])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
+    guide = Guide(forms, back=(0,), copy=(1,))
+    inputs = {"decoder_input_ids": torch.tensor([[1, *target[:-1]]])} if seq2seq else {}
+    with torch.no_grad():
+        outputs = model.base_model(ids, batch["attention_mask"], **inputs, output_attentions=True)
+    back = outputs["encoder_attentions" if seq2seq else "attentions"][0][0]
+    ahead = outputs["cross_attentions" if seq2seq else "attentions"][1][0]
+    first = 0 if seq2seq else 4  # the query that predicts the target's first token
+    expected = []
+    for attention, places in (
+        (back, {q: [q - 1] for q in range(1, 5 if seq2seq else 9)}),
+        (ahead, {first + 1: [1], first + 2: [0, 3]}),  # 10 and 5 are not asked for
+    ):
+        nats = [-attention[head, q, right].sum().log() for head in range(2) for q, right in places.items()]
+        expected.append(torch.stack(nats).mean())
+    torch.testing.assert_close(guide.loss(outputs, batch, seq2seq), sum(expected))
 
 
 def test_the_warm_started_decoder_is_the_decoder_whatever_the_encoder_reads():
@@ -265,4 +311,6 @@ def test_a_run_learns_and_leaves_a_directory_that_loads(kind, folder):
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
     log = json.loads((output / "training.json").read_text())["validation"]
     assert [entry["step"] for entry in log] == [0, 8] and log[1]["denoising"] < log[0]["denoising"]
-    assert AutoTokenizer.from_pretrained(output).decode([1]) == AutoTokenizer.from_pretrained(folder / "start").decode([1])
+    assert AutoTokenizer.from_pretrained(output).decode([1]) == AutoTokenizer.from_pretrained(folder / "start").decode(
+        [1]
+    )

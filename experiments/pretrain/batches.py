@@ -40,7 +40,9 @@ def batches(
     pairs: Sequence[Pair], tokenizer: PreTrainedTokenizerBase, tokens: int, is_encoder_decoder: bool
 ) -> list[Batch]:
     """All pairs but those that are too long, sorted by length, in batches of at most ``tokens`` places."""
-    sized = [(_length(example, is_encoder_decoder), example) for example in _encode(pairs, tokenizer, is_encoder_decoder)]
+    sized = [
+        (_length(example, is_encoder_decoder), example) for example in _encode(pairs, tokenizer, is_encoder_decoder)
+    ]
     rows: list[list[Example]] = [[]]
     for length, example in sorted((pair for pair in sized if pair[0] <= MOST_TOKENS), key=lambda pair: pair[0]):
         if rows[-1] and length * (len(rows[-1]) + 1) > tokens:
