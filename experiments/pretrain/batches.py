@@ -1,9 +1,8 @@
-"""Batches of like lengths, without end, or of a fixed list of pairs."""
+"""Batches of like lengths."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import count
+from collections.abc import Sequence
 from random import Random
 
 from torch import Tensor
@@ -13,19 +12,28 @@ from prefix_peft.training.batches import collate, encode_pairs, padding_id
 
 from .mixture import Mixture, Pair
 
-WINDOW = 600  # examples that are sorted by length together
+WINDOW = 200  # examples that are sorted by length together
 MOST_TOKENS = 160  # of a source and its target together; what is longer is left out
 
 Batch = dict[str, Tensor]
 Example = dict[str, list[int]]
 
 
-def stream(mixture: Mixture, tokenizer: PreTrainedTokenizerBase, tokens: int, seed: int) -> Iterator[Batch]:
-    """Batches of at most ``tokens`` places, which depend on the seed alone."""
-    for window in count():
-        random = Random(f"{seed}, {window}")
-        drawn = batches(mixture.draw(WINDOW, random), tokenizer, tokens, mixture.mask_token is not None)
-        yield from random.sample(drawn, len(drawn))
+class Stream:
+    """Batches of at most ``tokens`` places without end, which depend on the seed and the shares alone."""
+
+    def __init__(self, mixture: Mixture, tokenizer: PreTrainedTokenizerBase, tokens: int, seed: int):
+        self.mixture, self.tokenizer, self.tokens = mixture, tokenizer, tokens
+        self._random = Random(seed)
+        self._left: list[Batch] = []
+
+    def next(self, share: float) -> Batch:
+        """The next one, of the mixture at that share of the budget or shortly before."""
+        if not self._left:
+            pairs = self.mixture.draw(WINDOW, self._random, share)
+            drawn = batches(pairs, self.tokenizer, self.tokens, self.mixture.mask_token is not None)
+            self._left = self._random.sample(drawn, len(drawn))
+        return self._left.pop()
 
 
 def batches(

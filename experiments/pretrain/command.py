@@ -9,15 +9,16 @@ from random import Random
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .batches import batches, stream
+from .batches import Stream, batches
 from .corpus import read_corpus
+from .guide import Guide
 from .loop import Budget, Training
 from .mixture import Mixture
 from .warm_start import warm_start
 
 KINDS = ("decoder", "encoder-decoder")
 HELD_OUT = {"denoising": 0.0, "prose": 1.0}  # and the share of prose in it
-HELD_OUT_EXAMPLES = 150
+HELD_OUT_EXAMPLES = 120
 EXAMPLES = """examples:
   python -m experiments.pretrain decoder --start gpt2-12m --corpus corpus --output gpt2-12m-denoise --minutes 25
   python -m experiments.pretrain encoder-decoder --start gpt2-12m --corpus corpus --output blenderbot --steps 2000
@@ -51,8 +52,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     budget.add_argument("--minutes", type=float, help="of training")
     budget.add_argument("--steps", type=int, help="of training; the result then depends on the seed alone")
     parser.add_argument("--threads", type=int, help="of torch (default: its own choice)")
-    parser.add_argument("--tokens", type=int, default=1024, help="of a step, padding included (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=7e-4, help="at its peak (default: %(default)s)")
+    parser.add_argument("--tokens", type=int, default=768, help="of a step, padding included (default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="at its peak (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     return parser.parse_args(arguments)
 
@@ -69,14 +70,15 @@ def prepare(options: argparse.Namespace) -> Training:
     mixture = Mixture(corpus, tokenizer.bos_token, mask, prose=0.1 if seq2seq else 0.2)
     held_out = {
         kind: batches(
-            Mixture(unseen, tokenizer.bos_token, mask, prose=share).draw(HELD_OUT_EXAMPLES, Random(0)),
+            Mixture(unseen, tokenizer.bos_token, mask, copied=0.0, prose=share).draw(HELD_OUT_EXAMPLES, Random(0)),
             tokenizer, options.tokens, seq2seq,
         )
         for kind, share in HELD_OUT.items()
     }  # fmt: skip
     about = {key: str(value) for key, value in vars(options).items()} | {"mixture": mixture.shares()}
     return Training(
-        model, tokenizer, stream(mixture, tokenizer, options.tokens, options.seed), held_out, options.output, budget,
+        model, tokenizer, Stream(mixture, tokenizer, options.tokens, options.seed),
+        Guide.of(model, tokenizer), held_out, options.output, budget,
         options.learning_rate, about,
     )  # fmt: skip
 
@@ -84,9 +86,11 @@ def prepare(options: argparse.Namespace) -> Training:
 def load(start: Path, kind: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model to train, in single precision, and its tokenizer; an encoder-decoder has a pad and a mask token more."""
     tokenizer = AutoTokenizer.from_pretrained(start)
-    decoder = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32)
+    decoder = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32, attn_implementation="eager")
     if kind == "decoder":
         return decoder, tokenizer
     tokenizer.add_special_tokens({"pad_token": "<|pad|>", "mask_token": "<|mask|>"})
     specials = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
-    return warm_start(decoder, len(tokenizer), *specials), tokenizer
+    model = warm_start(decoder, len(tokenizer), *specials)
+    model.set_attn_implementation("eager")
+    return model, tokenizer

@@ -32,7 +32,7 @@ class Corpus:
     files: Sequence[Sequence[Paragraph]]
     weights: Sequence[float]
     common: frozenset[str]
-    name_words: Sequence[str]  # capitalised words that are not common, each once
+    words: tuple[Sequence[str], Sequence[str]]  # the common ones, and capitalised ones that are not common, each once
 
     def passage(self, random: Random, sentences: int) -> list[str]:
         """As many consecutive sentences, or all of a shorter paragraph."""
@@ -59,7 +59,7 @@ def read_corpus(paths: Iterable[Path], encyclopedic_share: float = 0.65) -> Corp
     common = _counted(_SMALL, texts, COMMON)
     capitalised = _counted(_CAPITALISED, texts, 1)
     names = sorted(word for word in capitalised if word.lower() not in common)
-    return Corpus(files, _weights(paths, texts, encyclopedic_share), common, names)
+    return Corpus(files, _weights(paths, texts, encyclopedic_share), common, (sorted(common), names))
 
 
 def split_sentences(paragraph: str) -> list[str]:

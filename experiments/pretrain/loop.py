@@ -6,7 +6,6 @@ import copy
 import json
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,10 +16,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from prefix_peft.bars import bar
 from prefix_peft.whole import whole_directory
 
-from .batches import Batch
+from .batches import Batch, Stream
+from .guide import Guide
 from .loss import mean_loss, total_loss
 
 WARM_UP = 0.05  # of the budget
+GUIDED = 0.6  # of the budget, until when some heads are
 SAVED_EVERY = 300.0  # seconds
 
 
@@ -47,7 +48,8 @@ class Training:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
-    stream: Iterator[Batch]
+    stream: Stream
+    guide: Guide
     held_out: dict[str, list[Batch]]
     output: Path
     budget: Budget
@@ -68,27 +70,28 @@ class Training:
         with bar(total=100, desc="training the base", unit="%", file=sys.stdout, mininterval=10) as shown:
             while share < 1:
                 start = time.monotonic()
-                loss = self._step(optimizer, share)
+                loss, guided = self._step(optimizer, share)
                 self.seconds += time.monotonic() - start
                 share = self.budget.share(self.step, self.seconds)
                 shown.update(round(100 * share) - shown.n)
-                shown.set_postfix(step=self.step, loss=f"{loss:.2f}")
+                shown.set_postfix(step=self.step, loss=f"{loss:.2f}", guided=f"{guided:.2f}")
                 if share == 1 or self.seconds - saved >= SAVED_EVERY:
                     self._save()
                     saved = self.seconds
 
-    def _step(self, optimizer: torch.optim.Optimizer, share: float) -> float:
-        batch = next(self.stream)
+    def _step(self, optimizer: torch.optim.Optimizer, share: float) -> tuple[float, float]:
+        batch = self.stream.next(share)
         for group in optimizer.param_groups:
             group["lr"] = self.learning_rate * min((share + 1e-3) / WARM_UP, (1 - share) / (1 - WARM_UP))
-        total, count = total_loss(self.model.train(), batch)
-        (total / count).backward()
+        guide = self.guide if share < GUIDED else None
+        total, count, guided = total_loss(self.model.train(), batch, guide)
+        (total / count + guided).backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
         self.step += 1
         self.tokens += batch["input_ids"].numel() + self.model.config.is_encoder_decoder * batch["labels"].numel()
-        return total.item() / count
+        return total.item() / count, float(torch.as_tensor(guided).detach())
 
     def _save(self) -> None:
         """Validate, then write weights in half precision, tokenizer and ``training.json``."""

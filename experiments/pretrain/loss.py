@@ -12,20 +12,26 @@ from transformers import PreTrainedModel
 from prefix_peft.training.batches import IGNORED
 
 from .batches import Batch
+from .guide import Guide
 
 
-def total_loss(model: PreTrainedModel, batch: Batch) -> tuple[Tensor, int]:
-    """Nats over all labels of the batch, and how many labels those are; matrices are multiplied in bfloat16."""
+def total_loss(model: PreTrainedModel, batch: Batch, guide: Guide | None = None) -> tuple[Tensor, int, Tensor | float]:
+    """Nats over all labels of the batch, how many labels those are, and the guide's loss, a mean (0 without one).
+
+    Matrices are multiplied in bfloat16.
+    """
     labels, inputs = batch["labels"], {key: value for key, value in batch.items() if key != "labels"}
     with torch.autocast(labels.device.type, torch.bfloat16):
         if model.config.is_encoder_decoder:
             inputs["decoder_input_ids"] = _shifted(labels, model)
         else:
             labels = labels[:, 1:]
-        states = model.base_model(**inputs, use_cache=False)[0][:, : labels.shape[1]]  # (B, T, width)
+        outputs = model.base_model(**inputs, use_cache=False, output_attentions=guide is not None)
+        states = outputs[0][:, : labels.shape[1]]  # (B, T, width)
         labelled = labels != IGNORED
         logits = model.get_output_embeddings()(states[labelled])
-    return functional.cross_entropy(logits.float(), labels[labelled], reduction="sum"), int(labelled.sum())
+    guided = guide.loss(outputs, batch, model.config.is_encoder_decoder) if guide else 0.0
+    return functional.cross_entropy(logits.float(), labels[labelled], reduction="sum"), int(labelled.sum()), guided
 
 
 def _shifted(labels: Tensor, model: PreTrainedModel) -> Tensor:
@@ -38,4 +44,4 @@ def _shifted(labels: Tensor, model: PreTrainedModel) -> Tensor:
 def mean_loss(model: PreTrainedModel, batches: Iterable[Batch]) -> float:
     """Nats per label."""
     sums = [total_loss(model.eval(), batch) for batch in batches]
-    return sum(loss.item() for loss, _ in sums) / sum(count for _, count in sums)
+    return sum(loss.item() for loss, _, _ in sums) / sum(count for _, count, _ in sums)

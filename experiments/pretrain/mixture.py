@@ -15,6 +15,8 @@ from .words import Item, items, rename
 SENTENCES = (1, 1, 1, 1, 1, 1, 1, 2, 2, 3)  # of a pair
 PROSE_SENTENCES = 4
 SEPARATORS = (None, None, None, " =>", " =>", " ->", "\n", " ==", " :")  # None: source and target parted by bos
+COPYING = 0.45  # of the training, until when copying is taught apart
+COPIED_WORDS = (2, 12)
 GAP = " ..."  # of a decoder's infilling
 
 
@@ -28,23 +30,41 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of the examples: of all, those that are prose; of the pairs, those with spans to fill in and those with
-    made-up names."""
+    """Shares of the examples: those that are mere copies, after the first half of the training; of the others, those
+    that are prose; of the pairs, those with spans to fill in and those with made-up names."""
 
     corpus: Corpus
     bos_token: str
     mask_token: str | None = None  # an encoder-decoder's; its sources have no separator
-    prose: float = 0.25
+    copied: float = 0.05
+    prose: float = 0.2
     infilled: float = 0.25
     renamed: float = 0.5
 
     def shares(self) -> dict[str, float]:
         """Those of the examples, to be told with the weights."""
-        return {"prose": self.prose, "infilled": self.infilled, "renamed": self.renamed}
+        return {"copied": self.copied, "prose": self.prose, "infilled": self.infilled, "renamed": self.renamed}
 
-    def draw(self, count: int, random: Random) -> list[Pair]:
-        """As many examples, the same for the same state of ``random``."""
-        return [self._prose(random) if random.random() < self.prose else self._pair(random) for _ in range(count)]
+    def draw(self, count: int, random: Random, share: float = 1.0) -> list[Pair]:
+        """As many examples, the same for the same state of ``random``, as at that share of the training.
+
+        A model that cannot copy learns it first, from short texts that nothing else tells: these are all at the start,
+        and fewer and fewer, down to ``copied``, when half of the training is over.
+        """
+        copied = max(self.copied, 1 - share / COPYING)
+        return [self._example(random, copied) for _ in range(count)]
+
+    def _example(self, random: Random, copied: float) -> Pair:
+        if random.random() < copied:
+            return self._copy(random)
+        return self._prose(random) if random.random() < self.prose else self._pair(random)
+
+    def _copy(self, random: Random) -> Pair:
+        """Any words, to be written once more."""
+        words = [random.choice(random.choice(self.corpus.words)) for _ in range(random.randint(*COPIED_WORDS))]
+        space = random.choice((" ", " ", "_"))
+        separator = None if self.mask_token is not None else random.choice(SEPARATORS)
+        return Pair(space.join(words), separator, " ".join(words))
 
     def _prose(self, random: Random) -> Pair:
         """A text after nothing, which for an encoder-decoder is one mask."""
@@ -68,6 +88,6 @@ class Mixture:
         self, sentences: Sequence[str], found: Sequence[list[Item]], random: Random
     ) -> tuple[list[str], list[list[Item]]]:
         true = dict.fromkeys(item.text for of_sentence in found for item in of_sentence if item.is_name)
-        names = {name: made_up(name, self.corpus.name_words, random) for name in true}
+        names = {name: made_up(name, self.corpus.words[1], random) for name in true}
         both = [rename(sentence, own, names) for sentence, own in zip(sentences, found, strict=True)]
         return [sentence for sentence, _ in both], [own for _, own in both]

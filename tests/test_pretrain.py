@@ -1,0 +1,316 @@
+"""The bases' training: noise keeps what is to be copied, the warm start is the decoder, and a small run runs."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+
+import pytest
+import tiny
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PreTrainedTokenizerFast,
+)
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from experiments.pretrain.batches import Stream, batches
+from experiments.pretrain.command import main
+from experiments.pretrain.corpus import read_corpus, split_sentences
+from experiments.pretrain.guide import Guide
+from experiments.pretrain.loop import Budget
+from experiments.pretrain.loss import mean_loss, total_loss
+from experiments.pretrain.mixture import Mixture, Pair
+from experiments.pretrain.names import made_up
+from experiments.pretrain.noise import content, draw_form, infill
+from experiments.pretrain.warm_start import warm_start
+from experiments.pretrain.words import items, rename, stem
+
+SENTENCE = 'The Duke of York sailed from Cape Town in 1887, writing "The Long Way" while Anna Lee\'s brothers waited.'
+NAMES = ["Duke of York", "Cape Town", "1887", '"The Long Way"', "Anna Lee"]
+WORDS = ["sailed", "writing", "brothers", "waited"]
+TEXT = f"""A title
+
+{SENTENCE} Later the old captain met Mr. Brown in Lisbon. He was a sailor and he wrote letters about the sea.
+<|endoftext|>
+The harbour of Lisbon was built in 1755 by Carlos Mardel. It has three towers and a long wall."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A corpus of one text for training and for validation, and a byte-level GPT-2 to start from."""
+    path = tmp_path_factory.mktemp("pretrain")
+    (path / "corpus").mkdir()
+    for name in ("encyclopedic_a", "books_b", "valid_c"):
+        (path / "corpus" / f"{name}.txt.gz").write_bytes(gzip.compress(TEXT.encode()))
+    tokenizer().save_pretrained(path / "start")
+    config = GPT2Config(
+        vocab_size=len(tokenizer()), n_embd=44, n_layer=3, n_head=4, n_positions=512, bos_token_id=0, eos_token_id=0
+    )
+    GPT2LMHeadModel(config).save_pretrained(path / "start")
+    return path
+
+
+@pytest.fixture(scope="module")
+def corpus(folder):
+    return read_corpus((folder / "corpus").glob("*.txt.gz"))
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, after end-of-sequence."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["<|endoftext|>", *letters])}
+    bytes_ = Tokenizer(models.BPE(vocabulary, []))
+    bytes_.pre_tokenizer, bytes_.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=bytes_, bos_token="<|endoftext|>", eos_token="<|endoftext|>")
+
+
+def test_sentences_end_at_full_stops_but_not_at_abbreviations():
+    text = 'Mr. Brown came. "Did J. R. Lee see?" He did! Then No. 5 left... St. Ives is far'
+    assert split_sentences(text) == [
+        "Mr. Brown came.", '"Did J. R. Lee see?"', "He did!", "Then No. 5 left...", "St. Ives is far",
+    ]  # fmt: skip
+
+
+def test_items_are_names_whole_and_content_words():
+    found = items(SENTENCE, common=())
+    assert [item.text for item in found if item.is_name] == NAMES
+    assert [item.text for item in found if not item.is_name] == WORDS
+    assert all(SENTENCE[item.start : item.end] == item.text for item in found)
+
+
+def test_a_common_word_is_no_name_where_a_sentence_starts_with_it():
+    assert [item.text for item in items("Defender Ben Davies left", common={"defender"}) if item.is_name] == [
+        "Ben Davies"
+    ]
+    assert [item.text for item in items("Defender Ben Davies left", common={}) if item.is_name] == [
+        "Defender Ben Davies"
+    ]
+
+
+@pytest.mark.parametrize(
+    "word, expected",
+    [
+        ("waited", "wait"),
+        ("towers", "tower"),
+        ("Sailing", "sail"),
+        ("red", "red"),
+        ("thing", "thing"),
+        ("captain's", "captain"),
+    ],
+)
+def test_a_stem_lacks_one_ending(word, expected):
+    assert stem(word) == expected
+
+
+def test_content_keeps_every_name_verbatim_and_every_word_by_its_stem():
+    found = items(SENTENCE, common=())
+    for seed in range(100):
+        form = replace(draw_form(Random(seed)), camel_case=False)
+        source = content(found, form, Random(seed))
+        plain = source.replace("_", " ")
+        assert all(name in plain for name in NAMES), source
+        assert form.underscores == ("Duke_of_York" in source)
+        dropped = [word for word in WORDS if stem(word) not in plain]
+        assert len(dropped) < len(WORDS)
+
+
+def test_content_drops_words_in_some_sources_and_keeps_their_order_where_chunks_are_not_shuffled():
+    found = items(SENTENCE, common=())
+    form = replace(
+        draw_form(Random(0)), shuffled=False, repeats=False, labelled=False, camel_case=False, underscores=False
+    )
+    expected = [item.text if item.is_name else stem(item.text) for item in found]
+    lengths = set()
+    for seed in range(30):
+        source = content(found, form, Random(seed))
+        places = [source.find(text) for text in expected if text in source]
+        assert places == sorted(places)
+        lengths.add(len(places))
+    assert min(lengths) < len(expected) == max(lengths)
+
+
+def test_infilling_masks_spans_of_small_words_alone():
+    shorter = 0
+    for seed in range(50):
+        source = infill([SENTENCE], "<mask>", Random(seed))
+        kept = source.replace("<mask>", "").split()
+        words = iter(SENTENCE.split())
+        assert all(word in words for word in kept)  # a subsequence
+        assert [word for word in kept if not word.islower()] == [
+            word for word in SENTENCE.split() if not word.islower()
+        ]
+        shorter += len(kept) < len(SENTENCE.split())
+    assert shorter > 25
+
+
+def test_infilling_shuffles_whole_sentences():
+    written = {
+        infill(["one two", "three four"], "...", Random(seed)).replace(" ...", "").replace("... ", "")
+        for seed in range(40)
+    }
+    assert {"one two three four", "three four one two"} <= written
+
+
+def test_a_made_up_name_has_the_shape_of_the_true_one():
+    name = made_up('"Duke of York 1887"', [], Random(0))
+    first, of, last, number = name.strip('"').split()
+    assert name[0] == name[-1] == '"' and of == "of" and first.istitle() and last.istitle()
+    assert len(number) == 4 and number.isdigit() and name != '"Duke of York 1887"'
+
+
+def test_renaming_changes_sentence_and_items_alike():
+    found = items(SENTENCE, common=())
+    sentence, renamed = rename(SENTENCE, found, {"Cape Town": "Ob", "1887": "31,000"})
+    assert sentence == SENTENCE.replace("Cape Town", "Ob").replace("1887", "31,000")
+    assert [sentence[item.start : item.end] for item in renamed] == [item.text for item in renamed]
+
+
+def test_a_made_up_name_stands_in_source_and_target(corpus):
+    pairs = Mixture(corpus, "<s>", copied=0, prose=0, infilled=0, renamed=1).draw(60, Random(0))
+    assert not any(name in pair.source + pair.target for pair in pairs for name in ("Lisbon", "Cape Town", "1887"))
+    for pair in pairs:
+        names = [item.text for item in items(pair.target, corpus.common) if item.text.isdigit()]
+        assert all(name in pair.source for name in names), pair
+
+
+def test_the_mixture_is_seeded_and_has_the_shares_asked_for(corpus):
+    mixture = Mixture(corpus, "<s>", copied=0.0, prose=0.25)
+    drawn = mixture.draw(400, Random(1))
+    assert drawn == mixture.draw(400, Random(1)) != mixture.draw(400, Random(2))
+    # four standard deviations of a binomial: 4 * sqrt(0.25 * 0.75 / 400) = 0.087
+    assert sum(pair.separator == "<s>" for pair in drawn) / 400 == pytest.approx(0.25, abs=0.087)
+
+
+def test_training_starts_with_mere_copies(corpus):
+    drawn = Mixture(corpus, "<s>", copied=0.0).draw(50, Random(0), share=0.0)
+    assert all(pair.source.replace("_", " ") == pair.target for pair in drawn)
+    later = Mixture(corpus, "<s>", copied=0.0).draw(50, Random(0), share=0.5)
+    assert sum(pair.source.replace("_", " ") == pair.target for pair in later) < 10
+
+
+def test_batches_hold_every_pair_once_within_their_size():
+    pairs = [Pair("a" * n, "=" if n % 2 else None, "b" * n) for n in (3, 30, 7, 12, 3, 70)]
+    made = batches(pairs, tokenizer(), tokens=64, is_encoder_decoder=False)
+    assert all(batch["input_ids"].numel() <= 64 or len(batch["input_ids"]) == 1 for batch in made)
+    # an odd pair is its letters, "=", a space and the end; an even one has the spaces of the paper's form besides
+    expected = sorted(2 * n + (3 if n % 2 else 6) for n in (3, 30, 7, 12, 3, 70))
+    assert sorted(length for batch in made for length in batch["attention_mask"].sum(1).tolist()) == expected
+
+
+def test_the_stream_depends_on_the_seed_alone(corpus):
+    def first(seed: int) -> list[list[int]]:
+        return Stream(Mixture(corpus, "<|endoftext|>"), tokenizer(), 256, seed).next(0.3)["input_ids"].tolist()
+
+    assert first(0) == first(0) != first(1)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_the_loss_is_the_models_own(family):
+    model = tiny.build(family)
+    ids = tiny.tokens(3, 11)
+    labels = torch.where(torch.arange(11) < 4, -100, ids)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        expected = model(**batch).loss.float()
+    total, count, _ = total_loss(model, batch)
+    assert count == 3 * 7
+    torch.testing.assert_close(total / count, expected, rtol=1e-3, atol=0)  # the head's batch is rounded otherwise
+    assert mean_loss(model, [batch, batch]) == pytest.approx((total / count).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("family", ["gpt2", "bart"])
+def test_the_guide_asks_for_the_token_before_and_for_the_next_one_in_the_source(family):
+    model, seq2seq = tiny.build(family, attn_implementation="eager"), family == "bart"
+    forms = torch.arange(tiny.VOCAB).clamp_min(-1)
+    forms[9], forms[10] = forms[8], -1  # 8 and 9 are one word, 10 is none
+    source, target = [7, 8, 10, 7, 6], [10, 9, 7, 5]
+    padded = [[*source, 0]] if seq2seq else [[*source, *target, 0]]
+    ids = torch.tensor(padded)
+    labels = torch.tensor([target] if seq2seq else [[-100] * 5 + target + [-100]])
+    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
+    guide = Guide(forms, back=(0,), copy=(1,))
+    inputs = {"decoder_input_ids": torch.tensor([[1, *target[:-1]]])} if seq2seq else {}
+    with torch.no_grad():
+        outputs = model.base_model(ids, batch["attention_mask"], **inputs, output_attentions=True)
+    back = outputs["encoder_attentions" if seq2seq else "attentions"][0][0]
+    ahead = outputs["cross_attentions" if seq2seq else "attentions"][1][0]
+    first = 0 if seq2seq else 4  # the query that predicts the target's first token
+    expected = []
+    for attention, places in (
+        (back, {q: [q - 1] for q in range(1, 5 if seq2seq else 9)}),
+        (ahead, {first + 1: [1], first + 2: [0, 3]}),  # 10 and 5 are not asked for
+    ):
+        nats = [-attention[head, q, right].sum().log() for head in range(2) for q, right in places.items()]
+        expected.append(torch.stack(nats).mean())
+    torch.testing.assert_close(guide.loss(outputs, batch, seq2seq), sum(expected))
+
+
+def test_the_warm_started_decoder_is_the_decoder_whatever_the_encoder_reads():
+    decoder = tiny.build("gpt2")
+    model = warm_start(decoder, tiny.VOCAB + 2, tiny.VOCAB, tiny.BOS, tiny.EOS)
+    ids, read = tiny.tokens(2, 9), tiny.tokens(2, 5, seed=1)
+    with torch.no_grad():
+        expected = decoder(ids).logits
+        for source in (read, read.flip(1)):
+            logits = model(input_ids=source, decoder_input_ids=ids).logits
+            torch.testing.assert_close(logits[..., : tiny.VOCAB], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_warm_started_encoder_is_the_decoder_without_its_causal_mask():
+    decoder = tiny.build("gpt2")
+    model = warm_start(decoder, tiny.VOCAB, tiny.PAD, tiny.BOS, tiny.EOS)
+    ids = tiny.tokens(2, 9)
+    with torch.no_grad():
+        both_ways = torch.zeros(2, 1, 9, 9)
+        expected = decoder.transformer(ids, attention_mask=both_ways).last_hidden_state
+        torch.testing.assert_close(model.model.encoder(ids).last_hidden_state, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_what_blenderbot_cannot_be_is_refused():
+    decoder = tiny.build("gpt2")
+    with pytest.raises(ValueError, match=f"has {tiny.VOCAB} tokens, got a vocabulary of 5"):
+        warm_start(decoder, 5, tiny.PAD, tiny.BOS, tiny.EOS)
+    decoder.config.layer_norm_epsilon = 1e-6
+    with pytest.raises(ValueError, match="needs layer_norm_epsilon=1e-05, the decoder has 1e-06"):
+        warm_start(decoder, tiny.VOCAB, tiny.PAD, tiny.BOS, tiny.EOS)
+
+
+def test_a_corpus_without_files_and_a_budget_of_nothing_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no files to read"):
+        read_corpus(tmp_path.glob("*.txt.gz"))
+    (tmp_path / "a.txt.gz").write_bytes(gzip.compress(b"short"))
+    with pytest.raises(ValueError, match=r"a\.txt\.gz has no sentence of 4 to 60 words"):
+        read_corpus([tmp_path / "a.txt.gz"])
+    for steps, minutes in ((None, None), (0, None), (3, 2.0)):
+        with pytest.raises(ValueError, match="give either steps or minutes, above 0"):
+            Budget(steps, minutes)
+    assert Budget(steps=4).share(1, 1e9) == 0.25 and Budget(minutes=2).share(10**9, 30) == 0.25
+
+
+@pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
+def test_a_run_learns_and_leaves_a_directory_that_loads(kind, folder):
+    weights = []
+    for output in (folder / f"{kind}-1", folder / f"{kind}-2"):
+        options = f"--start {folder / 'start'} --corpus {folder / 'corpus'} --output {output} --steps 8 --tokens 1024"
+        assert main([kind, *options.split(), "--threads", "1"]) == 0
+        auto = AutoModelForCausalLM if kind == "decoder" else AutoModelForSeq2SeqLM
+        model = auto.from_pretrained(output)
+        assert model.dtype == torch.float16
+        weights.append(model.state_dict())
+    assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    log = json.loads((output / "training.json").read_text())["validation"]
+    assert [entry["step"] for entry in log] == [0, 8] and log[1]["denoising"] < log[0]["denoising"]
+    assert AutoTokenizer.from_pretrained(output).decode([1]) == AutoTokenizer.from_pretrained(folder / "start").decode(
+        [1]
+    )
