@@ -104,7 +104,7 @@ def test_a_recipe_trains_and_is_evaluated(folder, tmp_path):  # noqa: F811
 @pytest.mark.parametrize(
     "argv, message",
     [
-        (["recipes", "webnlg/gpt2"], r"recipes: unknown recipe 'webnlg/gpt2'; did you mean 'webnlg/gpt2-\w+' or 'webnlg/"),
+        (["recipes", "webnlg/gpt2"], r"recipes: unknown recipe 'webnlg/gpt2'; did you mean 'webnlg/gpt2-\w+' or "),
         (["train", "--recipe", "qqq"], "unknown recipe 'qqq'; did you mean another"),
         (
             ["train", "--recipe", "dart/gpt2-medium/ft-top2"],
