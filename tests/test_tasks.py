@@ -94,6 +94,7 @@ def test_an_empty_file_is_refused_and_a_missing_one_is_named(tmp_path):
         ),
         ("dart", {"triples": TRIPLES}, 'Aarhus_Airport : cityserved : "Aarhus, Denmark" | Aarhus : location : Denmark'),
         ("scitldr", {"title": "t", "article": "We show it."}, "We show it."),
+        ("xsum", {"id": "7", "document": "It rained.\nMuch.", "summary": "one"}, "It rained.\nMuch."),
         (
             "e2e",
             {"mr": {"name": "X-Y", "eatType": "pub", "priceRange": "£20-25", "familyFriendly": "no", "near": "Z"}},
@@ -102,8 +103,8 @@ def test_an_empty_file_is_refused_and_a_missing_one_is_named(tmp_path):
     ],
 )
 def test_a_task_is_written_as_in_the_papers_code(tmp_path, name, line, source):
-    write(tmp_path / name / "dev.jsonl", line | {"references": ["one", "two"]})
-    assert load_task(name, tmp_path, "validation") == [Record(source, ("one", "two"))]
+    write(tmp_path / name / TASKS[name].splits["validation"][0], line | {"references": ["one", "two"]})
+    assert load_task(name, tmp_path, "validation") == [Record(source, ("one",) if name == "xsum" else ("one", "two"))]
 
 
 @pytest.mark.parametrize(
