@@ -94,6 +94,7 @@ def test_an_empty_file_is_refused_and_a_missing_one_is_named(tmp_path):
         ),
         ("dart", {"triples": TRIPLES}, 'Aarhus_Airport : cityserved : "Aarhus, Denmark" | Aarhus : location : Denmark'),
         ("scitldr", {"title": "t", "article": "We show it."}, "We show it."),
+        ("xsum", {"id": "7", "document": "It rained.\nMuch.", "summary": "one"}, "It rained.\nMuch."),
         (
             "e2e",
             {"mr": {"name": "X-Y", "eatType": "pub", "priceRange": "£20-25", "familyFriendly": "no", "near": "Z"}},
@@ -102,8 +103,8 @@ def test_an_empty_file_is_refused_and_a_missing_one_is_named(tmp_path):
     ],
 )
 def test_a_task_is_written_as_in_the_papers_code(tmp_path, name, line, source):
-    write(tmp_path / name / "dev.jsonl", line | {"references": ["one", "two"]})
-    assert load_task(name, tmp_path, "validation") == [Record(source, ("one", "two"))]
+    write(tmp_path / name / TASKS[name].splits["validation"][0], line | {"references": ["one", "two"]})
+    assert load_task(name, tmp_path, "validation") == [Record(source, ("one",) if name == "xsum" else ("one", "two"))]
 
 
 @pytest.mark.parametrize(
@@ -126,8 +127,10 @@ def test_a_faulty_line_of_a_task_is_named(tmp_path, name, line, message):
 
 
 def test_unknown_names_and_missing_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"unknown task 'xsum'; choose from \['dart', 'e2e', 'scitldr', 'webnlg'\]"):
-        load_task("xsum", tmp_path, "train")
+    with pytest.raises(
+        ValueError, match=r"unknown task 'cnn'; choose from \['dart', 'e2e', 'scitldr', 'webnlg', 'xsum'\]"
+    ):
+        load_task("cnn", tmp_path, "train")
     with pytest.raises(
         ValueError, match=r"task 'e2e' has no split 'dev'; choose from \['test', 'train', 'validation'\]"
     ):
@@ -145,7 +148,8 @@ def test_every_reference_is_a_training_pair():
 
 
 def test_tasks_are_listed_under_their_own_names():
-    assert {name: task.name for name, task in TASKS.items()} == {n: n for n in ("webnlg", "e2e", "dart", "scitldr")}
+    names = ("webnlg", "e2e", "dart", "scitldr", "xsum")
+    assert {name: task.name for name, task in TASKS.items()} == {name: name for name in names}
 
 
 @pytest.mark.parametrize(

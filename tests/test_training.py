@@ -318,7 +318,7 @@ REFUSED = [
     (["fly"], "unknown command 'fly'; choose from"),
     (["train", "--model", "m", "--output-dir", "o"], "give the data once: --train-file"),
     (["train", "--model", "m", "--train-file", "f"], "say where the prefix goes: --output-dir"),
-    (["train", "--model", "m", "--task", "e2e", "--output-dir", "o"], "--task and --data-dir go together"),
+    ([*TRAIN, "--data-dir", "d"], "--data-dir d holds tasks; say which: --task NAME"),
     (["train", "--model", "m", "--train-file", "f", "--output-dir", "o", "--logging-steps", "0"], "must be at least 1"),
     (
         ["train", "--model", "m", "--train-file", "f", "--output-dir", "o", "--num-train-epochs", "0"],

@@ -10,6 +10,7 @@ from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from dataclasses import asdict
 from inspect import cleandoc
 from pathlib import Path
+from typing import Any
 
 from transformers import HfArgumentParser
 
@@ -22,6 +23,8 @@ from .training.arguments import (
     TrainArguments,
 )
 from .training.ranks import leave
+from .training.recipe_command import add_recipe
+from .training.recipe_command import main as show_recipes
 from .whole import write_text
 
 USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help lists them)
@@ -32,6 +35,7 @@ USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help
   score      the same metrics of any texts
   generate   what a model with a prefix writes
   inspect    where in a model a prefix goes, how large it is, and how it attends; what memory it takes (--plan)
+  recipes    the paper's hyperparameters, which train and evaluate take as --recipe NAME
   demo       train and show a prefix on the embedded base model, offline, in a few minutes
 
   prefix-peft train    --model gpt2-medium --train-file pairs.jsonl --output-dir my-prefix
@@ -156,19 +160,19 @@ def main(argv: list[str] | None = None) -> int:
         from .demo.run import main as demo
 
         return demo(argv[1:])
-    if argv[0] not in COMMANDS:
-        print(f"prefix-peft: unknown command {argv[0]!r}; choose from {[*COMMANDS, 'demo']}.", file=sys.stderr)
+    known = [*COMMANDS, "recipes", "demo"]
+    if argv[0] not in known:
+        print(f"prefix-peft: unknown command {argv[0]!r}; choose from {known}.", file=sys.stderr)
         return 2
-    kind, run = COMMANDS[argv[0]]
-    parser = HfArgumentParser(
-        kind, prog=f"prefix-peft {argv[0]}", description=cleandoc(str(kind.__doc__)), formatter_class=_Help
-    )
-    for action in parser._actions:
-        if action.dest == "resume_from_checkpoint":
-            action.nargs, action.const = "?", "last"
     try:
-        (arguments,) = parser.parse_args_into_dataclasses(argv[1:])
-        run(arguments)
+        if argv[0] == "recipes":
+            show_recipes(argv[1:])
+            return 0
+        parser = _parser(argv[0])
+        if argv[0] in ("train", "evaluate"):
+            add_recipe(parser, _parser(argv[0]), argv[0], argv[1:])
+        arguments = parser.parse_args_into_dataclasses(argv[1:])[0]
+        COMMANDS[argv[0]][1](arguments)
         leave()
     except (ValueError, OSError, FloatingPointError, NotImplementedError, ImportError) as error:
         rank = os.environ.get("RANK", "0")  # bad data is bad on every rank, but a disk may be full on one
@@ -178,6 +182,17 @@ def main(argv: list[str] | None = None) -> int:
         print(f"prefix-peft {argv[0]}: {str(stop) or 'stopped.'}", file=sys.stderr)
         return getattr(stop, "status", 130)
     return 0
+
+
+def _parser(command: str) -> HfArgumentParser:
+    kind: Any = COMMANDS[command][0]
+    parser = HfArgumentParser(
+        kind, prog=f"prefix-peft {command}", description=cleandoc(str(kind.__doc__)), formatter_class=_Help
+    )
+    for action in parser._actions:
+        if action.dest == "resume_from_checkpoint":
+            action.nargs, action.const = "?", "last"
+    return parser
 
 
 def _is_first() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
@@ -46,8 +47,10 @@ class BaseArguments:
 class DataArguments(BaseArguments):
     """Which base model, which data, and how a record becomes tokens."""
 
-    task: str | None = option(None, "A data set of the paper by name: webnlg, e2e, dart or scitldr. Needs --data-dir.")
-    data_dir: str | None = option(None, "The folder that holds webnlg/, e2e/, dart/ or scitldr/.")
+    task: str | None = option(
+        None, "A data set by name: webnlg, e2e, dart, xsum or scitldr. From the Hub (needs prefix-peft[hub]), or:"
+    )
+    data_dir: str | None = option(None, "The folder that holds webnlg/, e2e/, dart/, xsum/ or scitldr/.")
     separator: str | None = option(
         None, "What stands between source and target for a causal model. Default: the paper's, ' {bos}'."
     )
@@ -55,9 +58,18 @@ class DataArguments(BaseArguments):
     max_target_length: int | None = option(None, "Cut targets to this many tokens. Default: what the model can read.")
 
     def check_task(self) -> None:
-        """A named task needs its folder, and a folder a task."""
-        if (self.task is None) != (self.data_dir is None):
-            raise ValueError(f"--task and --data-dir go together, got task={self.task!r}, data_dir={self.data_dir!r}.")
+        """A folder needs a task, and a task without a folder the library that asks the Hub for it.
+
+        Raises:
+            ImportError: it is not installed.
+        """
+        if self.data_dir is not None and self.task is None:
+            raise ValueError(f"--data-dir {self.data_dir} holds tasks; say which: --task NAME.")
+        if self.task is not None and self.data_dir is None and find_spec("datasets") is None:
+            raise ImportError(
+                f"--task {self.task} without --data-dir is loaded from the Hub: pip install prefix-peft[hub], or give "
+                "--data-dir DIR."
+            )
 
 
 @dataclass
@@ -144,7 +156,7 @@ class TrainArguments(RunArguments, DataArguments):
         self.check_task()
         self.check_run()
         if (self.train_file is None) == (self.task is None):
-            raise ValueError("give the data once: --train-file F.jsonl, or --task NAME --data-dir DIR.")
+            raise ValueError("give the data once: --train-file F.jsonl, or --task NAME [--data-dir DIR].")
         if self.too_long not in TOO_LONG:
             raise ValueError(f"--too-long must be one of {list(TOO_LONG)}, got {self.too_long!r}.")
         if self.learning_rate is None:
@@ -245,7 +257,7 @@ class EvaluateArguments(DecodingArguments, MetricArguments, DataArguments):
         self.check_decoding()
         check_counts(self, "per_device_eval_batch_size")
         if (self.data_file is None) == (self.task is None):
-            raise ValueError("give the data once: --data-file F.jsonl, or --task NAME --data-dir DIR.")
+            raise ValueError("give the data once: --data-file F.jsonl, or --task NAME [--data-dir DIR].")
         check_output_file(self.output_file)
 
 
@@ -253,7 +265,7 @@ class EvaluateArguments(DecodingArguments, MetricArguments, DataArguments):
 class GenerateArguments(DecodingArguments, BaseArguments):
     """prefix-peft generate: what a model with a prefix writes for a prompt."""
 
-    adapter: str = field(metadata={"help": "The directory or the id of the trained prefix."})
+    adapter: str = field(kw_only=True, metadata={"help": "The directory or the id of the trained prefix."})
     prompt: str | None = option(None, "One source.")
     input_file: str | None = option(None, "One source a line.")
     separator: str | None = option(None, "As in training. Default: what the prefix was trained with.")

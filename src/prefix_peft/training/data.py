@@ -48,7 +48,6 @@ def load_data(
 
 def _records(arguments: TrainArguments) -> tuple[list[Record], list[Record]]:
     if arguments.task is not None:
-        assert arguments.data_dir is not None  # check_task saw to it
         train, validation = (load_task(arguments.task, arguments.data_dir, split) for split in ("train", "validation"))
         return train, validation
     held_out = read_jsonl(arguments.validation_file) if arguments.validation_file else []

@@ -49,7 +49,7 @@ class Evaluation:
 def evaluate(arguments: EvaluateArguments) -> Evaluation:
     """Load model and prefix, score them on the data that ``arguments`` names."""
     if arguments.task is not None:
-        records = load_task(arguments.task, str(arguments.data_dir), arguments.split)
+        records = load_task(arguments.task, arguments.data_dir, arguments.split)
     else:
         records = read_jsonl(str(arguments.data_file))
     records = records[: arguments.max_samples]

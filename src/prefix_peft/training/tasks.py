@@ -57,16 +57,21 @@ def read_predictions(path: str | os.PathLike[str]) -> list[str]:
         raise ValueError(f"{path}: expected UTF-8 text ({fault}).") from None
 
 
-def load_task(name: str, data_dir: str | os.PathLike[str], split: str) -> list[Record]:
-    """Read one split of a task in ``TASKS`` from the files in ``data_dir/name``.
+def load_task(name: str, data_dir: str | os.PathLike[str] | None, split: str) -> list[Record]:
+    """Read one split of a task in ``TASKS`` from the files in ``data_dir/name``, or from the Hub where that is None.
 
-    Raises ValueError for an unknown task or split and for a faulty line, FileNotFoundError for a missing file.
+    Raises ValueError for an unknown task or split and for a faulty line, FileNotFoundError for a missing file; from the
+    Hub what `load_from_hub` does.
     """
     if name not in TASKS:
         raise ValueError(f"unknown task {name!r}; choose from {sorted(TASKS)}, or read a file with read_jsonl.")
     task = TASKS[name]
     if split not in task.splits:
         raise ValueError(f"task {name!r} has no split {split!r}; choose from {sorted(task.splits)}.")
+    if data_dir is None:
+        from .hub import load_from_hub
+
+        return load_from_hub(task, split)
     paths = [Path(data_dir) / name / file for file in task.splits[split]]
     for path in paths:
         if not path.is_file():
@@ -137,6 +142,10 @@ def _read_scitldr(line: dict[str, Any]) -> Record:
     return Record(_text(line, "article"), _references(line))
 
 
+def _read_xsum(line: dict[str, Any]) -> Record:
+    return Record(_text(line, "document"), (_text(line, "summary"),))
+
+
 def _triples(line: dict[str, Any]) -> list[list[str]]:
     triples = _field(line, "triples")
     if not isinstance(triples, list) or not triples or not all(_is_triple(triple) for triple in triples):
@@ -183,4 +192,5 @@ TASKS = {
     "e2e": Task("e2e", _SPLITS, _read_e2e),
     "dart": Task("dart", _SPLITS, _read_dart),
     "scitldr": Task("scitldr", _SPLITS, _read_scitldr),
+    "xsum": Task("xsum", _SPLITS | {"validation": ("validation.jsonl",)}, _read_xsum),
 }
