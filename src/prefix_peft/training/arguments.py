@@ -265,7 +265,7 @@ class EvaluateArguments(DecodingArguments, MetricArguments, DataArguments):
 class GenerateArguments(DecodingArguments, BaseArguments):
     """prefix-peft generate: what a model with a prefix writes for a prompt."""
 
-    adapter: str = field(kw_only=True, metadata={"help": "The directory or the id of the trained prefix."})
+    adapter: str = field(metadata={"help": "The directory or the id of the trained prefix."})
     prompt: str | None = option(None, "One source.")
     input_file: str | None = option(None, "One source a line.")
     separator: str | None = option(None, "As in training. Default: what the prefix was trained with.")
