@@ -8,18 +8,18 @@ from typing import Any
 from .options import check_counts, check_ranges, option
 
 
-@dataclass
+@dataclass(kw_only=True)
 class DecodingArguments:
     """How texts are searched for, by the names of transformers' GenerationConfig."""
 
-    num_beams: int = option(1, "Beams of the search; 1 is greedy.", kw_only=True)
-    max_new_tokens: int = option(100, "Longest generation.", kw_only=True)
+    num_beams: int = option(1, "Beams of the search; 1 is greedy.")
+    max_new_tokens: int = option(100, "Longest generation.")
     length_penalty: float | None = option(
-        None, "Beams are ranked by log-likelihood / length ** this. Default: the model's own, mostly 1.0.", kw_only=True
+        None, "Beams are ranked by log-likelihood / length ** this. Default: the model's own, mostly 1.0."
     )
-    min_new_tokens: int | None = option(None, "Shortest generation. Default: the model's own.", kw_only=True)
+    min_new_tokens: int | None = option(None, "Shortest generation. Default: the model's own.")
     no_repeat_ngram_size: int | None = option(
-        None, "No run of so many tokens occurs twice; 0: any may. Default: the model's own.", kw_only=True
+        None, "No run of so many tokens occurs twice; 0: any may. Default: the model's own."
     )
 
     def check_decoding(self) -> None:

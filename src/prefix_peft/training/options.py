@@ -26,9 +26,9 @@ RANGES = {
 }
 
 
-def option(default: Any, text: str, kw_only: bool = False, **metadata: Any) -> Any:
+def option(default: Any, text: str, **metadata: Any) -> Any:
     """A field of a dataclass of arguments, with what ``--help`` says of it."""
-    return field(default=default, kw_only=kw_only, metadata={"help": text, **metadata})
+    return field(default=default, metadata={"help": text, **metadata})
 
 
 def check_counts(arguments: Any, *names: str) -> None:
