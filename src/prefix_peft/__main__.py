@@ -22,6 +22,7 @@ from .training.arguments import (
     ScoreArguments,
     TrainArguments,
 )
+from .training.ranks import leave
 from .training.recipe_command import add_recipe
 from .training.recipe_command import main as show_recipes
 from .whole import write_text
@@ -172,7 +173,7 @@ def main(argv: list[str] | None = None) -> int:
             add_recipe(parser, _parser(argv[0]), argv[0], argv[1:])
         arguments = parser.parse_args_into_dataclasses(argv[1:])[0]
         COMMANDS[argv[0]][1](arguments)
-        _part()
+        leave()
     except (ValueError, OSError, FloatingPointError, NotImplementedError, ImportError) as error:
         rank = os.environ.get("RANK", "0")  # bad data is bad on every rank, but a disk may be full on one
         print(f"prefix-peft {argv[0]}{'' if rank == '0' else f', rank {rank}'}: {error}", file=sys.stderr)
@@ -192,12 +193,6 @@ def _parser(command: str) -> HfArgumentParser:
         if action.dest == "resume_from_checkpoint":
             action.nargs, action.const = "?", "last"
     return parser
-
-
-def _part() -> None:
-    from .training.ranks import leave
-
-    leave()
 
 
 def _is_first() -> bool:
