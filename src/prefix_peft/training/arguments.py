@@ -246,7 +246,7 @@ class EvaluateArguments(DecodingArguments, MetricArguments, DataArguments):
     adapter: str = field(default="", metadata={"help": "The directory or the id of the trained prefix."})
     data_file: str | None = option(None, "JSON lines with references.")
     split: str = option("test", "Which split of --task.")
-    num_beams: int = option(5, "Beams of the search, 5 as in the paper.", kw_only=True)
+    num_beams: int = field(default=5, kw_only=True, metadata={"help": "Beams of the search, 5 as in the paper."})
     per_device_eval_batch_size: int = option(16, "Rows generated at once.")
     max_samples: int | None = option(None, "Only the first so many records.")
     without_prefix: bool = option(False, "Score the base model alone as well.")

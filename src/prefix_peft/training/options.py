@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, field
+from dataclasses import field
 from typing import Any
 
 LARGEST = 1e9  # of a number that is to be finite
@@ -26,9 +26,9 @@ RANGES = {
 }
 
 
-def option(default: Any, text: str, kw_only: Any = MISSING, **metadata: Any) -> Any:
+def option(default: Any, text: str, **metadata: Any) -> Any:
     """A field of a dataclass of arguments, with what ``--help`` says of it."""
-    return field(default=default, kw_only=kw_only, metadata={"help": text, **metadata})
+    return field(default=default, metadata={"help": text, **metadata})
 
 
 def check_counts(arguments: Any, *names: str) -> None:
