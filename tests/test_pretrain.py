@@ -193,9 +193,9 @@ def test_the_mixture_is_seeded_and_has_the_shares_asked_for(corpus):
 
 
 def test_training_starts_with_mere_copies(corpus):
-    drawn = Mixture(corpus, "<s>", copied=0.0).draw(50, Random(0), share=0.0)
+    drawn = Mixture(corpus, "<s>", copied=0.0, copying=0.5).draw(50, Random(0), share=0.0)
     assert all(pair.source.replace("_", " ") == pair.target for pair in drawn)
-    later = Mixture(corpus, "<s>", copied=0.0).draw(50, Random(0), share=0.5)
+    later = Mixture(corpus, "<s>", copied=0.0, copying=0.5).draw(50, Random(0), share=0.5)
     assert sum(pair.source.replace("_", " ") == pair.target for pair in later) < 10
 
 

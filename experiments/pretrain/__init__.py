@@ -1,1 +1,1 @@
-"""Bases that can copy and word what they read, trained on plain text alone: ``python -m experiments.pretrain --help``."""
+"""Bases that can copy and word what they read, trained on plain text: ``python -m experiments.pretrain --help``."""

@@ -54,6 +54,10 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--threads", type=int, help="of torch (default: its own choice)")
     parser.add_argument("--tokens", type=int, default=768, help="of a step, padding included (default: %(default)s)")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="at its peak (default: %(default)s)")
+    parser.add_argument(
+        "--copying", type=float, default=0.45,
+        help="share of the training until when mere copies are in the majority; 0 for a base that can copy",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     return parser.parse_args(arguments)
 
@@ -67,7 +71,7 @@ def prepare(options: argparse.Namespace) -> Training:
     model, tokenizer = load(options.start, options.kind)
     seq2seq = options.kind == "encoder-decoder"
     mask = tokenizer.mask_token if seq2seq else None
-    mixture = Mixture(corpus, tokenizer.bos_token, mask, prose=0.1 if seq2seq else 0.2)
+    mixture = Mixture(corpus, tokenizer.bos_token, mask, copying=options.copying, prose=0.1 if seq2seq else 0.2)
     held_out = {
         kind: batches(
             Mixture(unseen, tokenizer.bos_token, mask, copied=0.0, prose=share).draw(HELD_OUT_EXAMPLES, Random(0)),
@@ -84,7 +88,7 @@ def prepare(options: argparse.Namespace) -> Training:
 
 
 def load(start: Path, kind: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model to train, in single precision, and its tokenizer; an encoder-decoder has a pad and a mask token more."""
+    """The model to train, in single precision, and its tokenizer; an encoder-decoder gets tokens for pad and mask."""
     tokenizer = AutoTokenizer.from_pretrained(start)
     decoder = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32, attn_implementation="eager")
     if kind == "decoder":

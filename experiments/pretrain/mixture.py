@@ -15,7 +15,6 @@ from .words import Item, items, rename
 SENTENCES = (1, 1, 1, 1, 1, 1, 1, 2, 2, 3)  # of a pair
 PROSE_SENTENCES = 4
 SEPARATORS = (None, None, None, " =>", " =>", " ->", "\n", " ==", " :")  # None: source and target parted by bos
-COPYING = 0.45  # of the training, until when copying is taught apart
 COPIED_WORDS = (2, 12)
 GAP = " ..."  # of a decoder's infilling
 
@@ -30,28 +29,36 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Mixture:
-    """Shares of the examples: those that are mere copies, after the first half of the training; of the others, those
-    that are prose; of the pairs, those with spans to fill in and those with made-up names."""
+    """Shares of the examples: those that are mere copies; of the others, those that are prose; of the pairs, those with
+    spans to fill in and those with made-up names. ``copying`` is that of the training until when there are more copies.
+    """
 
     corpus: Corpus
     bos_token: str
     mask_token: str | None = None  # an encoder-decoder's; its sources have no separator
     copied: float = 0.05
+    copying: float = 0.0
     prose: float = 0.2
     infilled: float = 0.25
     renamed: float = 0.5
 
     def shares(self) -> dict[str, float]:
         """Those of the examples, to be told with the weights."""
-        return {"copied": self.copied, "prose": self.prose, "infilled": self.infilled, "renamed": self.renamed}
+        return {
+            "copied": self.copied,
+            "copying": self.copying,
+            "prose": self.prose,
+            "infilled": self.infilled,
+            "renamed": self.renamed,
+        }
 
     def draw(self, count: int, random: Random, share: float = 1.0) -> list[Pair]:
         """As many examples, the same for the same state of ``random``, as at that share of the training.
 
         A model that cannot copy learns it first, from short texts that nothing else tells: these are all at the start,
-        and fewer and fewer, down to ``copied``, when half of the training is over.
+        and fewer and fewer, down to ``copied``, at the share ``copying``.
         """
-        copied = max(self.copied, 1 - share / COPYING)
+        copied = max(self.copied, 1 - share / self.copying if self.copying else 0.0)
         return [self._example(random, copied) for _ in range(count)]
 
     def _example(self, random: Random, copied: float) -> Pair:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from random import Random
 
-ONSETS = "b br c ch d dr f fl g gr h j k kh l m n p pr qu r s sh st t th tr v w y z".split() + [""] * 4
-VOWELS = "a a a e e i i o o u ai ea ou é ö á".split()
-CODAS = "b ck d f g k l ll m n n nd ng r r rt s ss t th v x z".split() + [""] * 12
+_ONSETS = "b br c ch d dr f fl g gr h j k kh l m n p pr qu r s sh st t th tr v w y z"
+_VOWELS = "a a a e e i i o o u ai ea ou é ö á"
+_CODAS = "b ck d f g k l ll m n n nd ng r r rt s ss t th v x z"
+ONSETS, VOWELS, CODAS = _ONSETS.split() + [""] * 4, _VOWELS.split(), _CODAS.split() + [""] * 12
 SYLLABLES = (1, 1, 2, 2, 2, 3)
 FROM_POOL = 0.6  # of the words of a made-up name are taken from other names
 
-_WORD = re.compile(r"[^\W\d_][\w'’-]*")
+_WORD = re.compile(r"[^\W\d_][\w'\u2019-]*")
 
 
 def made_up(name: str, pool: Sequence[str], random: Random) -> str:
