@@ -1,12 +1,13 @@
 """The methods that the experiments compare, by name."""
 
 from .adapters import add_adapters
+from .decoupled import add_decoupled
 from .infix import add_infix, telling_prompt_lengths
 from .method import Method as Method
 from .method import seeded
 from .method import trained_parameters as trained_parameters
-from .peers import add_lora, add_peft_prefix, add_peft_prefix_mlp
-from .prefixes import add_prefix, add_prefix_mlp
+from .peers import add_adaption_prompt, add_lora, add_peft_prefix, add_peft_prefix_mlp
+from .prefixes import add_prefix, add_prefix_mlp, add_prefix_shared
 from .prompts import add_embeddings, add_prompt
 from .settings import Settings as Settings
 from .sizes import count_at as count_at
@@ -31,6 +32,14 @@ _ALL = (
         _WIDTH,
     ),
     Method(
+        "prefix_shared", "prefix whose keys and values share a latent, by prefix-peft (after Le et al. 2024)", 3e-3,
+        seeded(add_prefix_shared), "latent_size",
+    ),
+    Method(
+        "decoupled", "a memory beside attention, Prefix-Tuning+ (Wang et al. 2025)", 1e-3, seeded(add_decoupled),
+        "memory_rank",
+    ),
+    Method(
         "infix", f"keys and values between x and y ({_PAPER}, section 7.3)", 1e-1, seeded(add_infix), _TOKENS,
         telling_prompt_lengths,
     ),
@@ -44,5 +53,9 @@ _ALL = (
     ),
     Method("peft_prefix", f"flat prefix, by PEFT ({_PAPER})", 1e-2, seeded(add_peft_prefix), _TOKENS),
     Method("peft_prefix_mlp", f"prefix through an MLP, by PEFT ({_PAPER})", 1e-3, seeded(add_peft_prefix_mlp), _WIDTH),
+    Method(
+        "peft_adaption_prompt", "gated prompts in a softmax of their own, by PEFT (Zhang et al. 2023)", 1e-2,
+        seeded(add_adaption_prompt), _TOKENS,
+    ),
 )  # fmt: skip
 METHODS = {method.name: method for method in _ALL}

@@ -1,10 +1,10 @@
-"""PEFT's other methods as PEFT has them: LoRA and prefix tuning."""
+"""PEFT's other methods as PEFT has them: LoRA, prefix tuning and the prompts of LLaMA-Adapter."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from peft import LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
+from peft import AdaptionPromptConfig, LoraConfig, PeftModel, PrefixTuningConfig, get_peft_model
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as LORA_TARGETS
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -40,3 +40,14 @@ def add_peft_prefix(base: PreTrainedModel, settings: Settings, **options: Any) -
 def add_peft_prefix_mlp(base: PreTrainedModel, settings: Settings) -> PeftModel:
     """PEFT's prefix through its MLP."""
     return add_peft_prefix(base, settings, prefix_projection=True, encoder_hidden_size=settings.encoder_hidden_size)
+
+
+def add_adaption_prompt(base: PreTrainedModel, settings: Settings) -> PeftModel:
+    """Prompts at every layer, in a softmax of their own behind a gate that starts at zero; not for every family.
+
+    PEFT lacks the LLaMA-Adapter's output projection of what they give in GPT-2.
+    """
+    config = AdaptionPromptConfig(
+        task_type=infer_task_type(base), adapter_len=settings.num_virtual_tokens, adapter_layers=len(layers_of(base))
+    )
+    return get_peft_model(base, config)
