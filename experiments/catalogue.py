@@ -17,8 +17,13 @@ def _kinds(cell: Cell) -> str:
 
 
 def _variant(cell: Cell) -> str:
-    changed = [f"{name}={value}" for name, value in cell.knobs if name != "num_virtual_tokens"]
-    return ", ".join([cell.method, f"learning rate {cell.learning_rate:.3g}", *changed])
+    changed = [_said(name, value) for name, value in cell.knobs if name != "num_virtual_tokens"]
+    return ", ".join([cell.method.replace("_", " "), f"learning rate {cell.learning_rate:.3g}", *changed])
+
+
+def _said(knob: str, value: object) -> str:
+    words = knob.replace("_", " ")
+    return words if value is True else f"{words} {value}"
 
 
 EXPERIMENTS = {

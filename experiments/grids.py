@@ -36,6 +36,25 @@ STARTS: dict[str, dict[str, object]] = {
 }
 KINDS = ("encoder", "decoder", "cross")
 RATES = (0.25, 1.0, 4.0)  # times a method's own
+CHANGES: tuple[dict[str, object], ...] = (  # of a flat prefix
+    STARTS["task words"],
+    STARTS["random numbers"],
+    {"num_frozen_tokens": 1},
+    {"gate": True},
+    {"prefix_dropout": 0.1},
+    {"key_scale": 0.1},
+    {"value_scale": 0.1},
+    {"relative_scale": True},
+    {"layers": "lower"},
+    {"layers": "upper"},
+)
+FORMS: tuple[tuple[str, dict[str, object]], ...] = (  # in place of a flat prefix
+    ("prefix_mlp", {"encoder_hidden_size": 512}),
+    ("prefix_shared", {"latent_size": 64}),
+    ("decoupled", {}),
+    ("decoupled", {"memory_rank": LENGTH}),
+    ("peft_adaption_prompt", {}),
+)
 
 
 def cell_of(choice: Choice, task: str, method: str, seed: int, **fields: object) -> Cell:
@@ -155,15 +174,9 @@ def variants(choice: Choice) -> list[Cell]:
     """One thing changed at a time in how a prefix is trained, judged on validation data."""
     rate = METHODS["prefix"].learning_rate
     changes: list[tuple[str, float, dict[str, object]]] = [
-        ("prefix", rate, {}),
-        ("prefix", rate / 3, {}),
-        ("prefix", rate * 3, {}),
-        ("prefix", rate, STARTS["task words"]),
-        ("prefix", rate, {"num_frozen_tokens": 1}),
-        ("prefix", rate, {"gate": True}),
-        ("prefix", rate, {"prefix_dropout": 0.1}),
-        ("prefix", rate, STARTS["random numbers"]),
-        *(("prefix_mlp", METHODS["prefix_mlp"].learning_rate, {"encoder_hidden_size": width}) for width in (64, 512)),
+        *(("prefix", changed, {}) for changed in (rate, rate / 3, rate * 3)),
+        *(("prefix", rate, knobs) for knobs in CHANGES),
+        *((method, METHODS[method].learning_rate, knobs) for method, knobs in FORMS),
     ]
     return [
         replace(

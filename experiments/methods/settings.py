@@ -46,9 +46,7 @@ class Settings:
         for name in ("num_frozen_tokens", "seed"):
             check_count(name, getattr(self, name), least=0)
         for name in ("key_scale", "value_scale"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(
-                    f"{name} must be a number above 0, got {getattr(self, name)}; 1 leaves the rate as it is."
-                )
+            if not 0 < (scale := getattr(self, name)) < math.inf:
+                raise ValueError(f"{name} must be a number above 0, got {scale}; 1 leaves the learning rate as it is.")
         if self.layers is not None and self.layers not in HALVES:
             raise ValueError(f"unknown layers {self.layers!r}; choose from {list(HALVES)}, or leave it out for all.")
