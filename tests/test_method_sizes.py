@@ -5,14 +5,14 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from prepared import FAMILIES, METHODS, SETTINGS, prepared
+from prepared import FAMILIES, METHODS, SETTINGS, prepared, served
 
 from experiments.methods import Settings, size_at, trained_parameters
 
 SIZED = [name for name, method in METHODS.items() if method.knob]
 
 
-def counts(L, d, P, m, r, h):
+def counts(L, d, P, m, r, h, z):
     """Of a GPT-2 with L layers of width d."""
     block = 12 * d * d + 13 * d
     return {
@@ -23,21 +23,23 @@ def counts(L, d, P, m, r, h):
         "lora": L * r * (d + 3 * d),
         "prefix": 2 * L * P * d,
         "prefix_mlp": P * h + h * h + h + 2 * L * d * (h + 1),
+        "prefix_shared": P * z + 2 * L * d * z,
+        "decoupled": 2 * L * r * d,
         "infix": 2 * L * P * d,
         "embedding": P * d,
         "peft_prompt": P * d,
         "peft_prefix": 2 * L * P * d,
         "peft_prefix_mlp": P * d + h * (d + 1) + 2 * L * d * (h + 1),
+        "peft_adaption_prompt": L * (P * d + 1),
     }
 
 
 def test_as_many_parameters_as_the_formulas_say():
-    formulas = counts(L=3, d=44, P=3, m=5, r=2, h=7)
+    formulas = counts(L=3, d=44, P=3, m=5, r=2, h=7, z=5)
     assert {name: trained_parameters(prepared(name)) for name in METHODS} == formulas
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", SIZED)
+@pytest.mark.parametrize(("name", "family"), served(SIZED))
 def test_a_budget_is_met_as_nearly_as_can_be(name, family):
     method, budget = METHODS[name], 33333
     found = size_at(method, tiny.build(family), budget, SETTINGS)
@@ -105,7 +107,10 @@ def trained(model):
 
 def test_settings_reach_our_prefixes(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path)
-    given = {"sites": ("decoder", "cross"), "gate": "token", "num_frozen_tokens": 1, "init_text": "t7 t8"}
+    given = {
+        "sites": ("decoder", "cross"), "gate": "token", "num_frozen_tokens": 1, "prefix_dropout": 0.25,
+        "init_text": "t7 t8",
+    }  # fmt: skip
     config = prepared("prefix", "bart", tokenizer_name_or_path=str(tmp_path), **given).peft_config["default"]
     assert {field: getattr(config, field) for field in given} == given | {"sites": ["decoder", "cross"]}
     assert config.num_virtual_tokens == 3 and config.tokenizer_name_or_path == str(tmp_path)

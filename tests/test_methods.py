@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 import torch.nn.functional as F
-from prepared import FAMILIES, METHODS, SETTINGS, prepared
+from prepared import METHODS, SETTINGS, prepared, served
 from torch import nn
 from transformers import DynamicCache
 
@@ -13,7 +13,7 @@ from prefix_peft.training.batches import IGNORED
 from prefix_peft.training.evaluation import target_loss
 
 TRAINED = [name for name in METHODS if name != "none"]
-AT_THE_BASE = ["none", "fine_tuning", "ft_top2", "adapter", "lora"]
+AT_THE_BASE = ["none", "fine_tuning", "ft_top2", "adapter", "lora", "decoupled", "peft_adaption_prompt"]
 SOURCE = (4, 6)  # tokens of x in each row
 STEPS = 4  # tokens to write
 
@@ -46,8 +46,7 @@ def loss_on(name, model, family):
     return loss / count
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", TRAINED)
+@pytest.mark.parametrize(("name", "family"), served(TRAINED))
 def test_all_that_is_trained_learns_and_nothing_else_changes(name, family):
     model = prepared(name, family)
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
@@ -66,8 +65,7 @@ def test_all_that_is_trained_learns_and_nothing_else_changes(name, family):
     assert loss_on(name, model.eval(), family).item() < first
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", AT_THE_BASE)
+@pytest.mark.parametrize(("name", "family"), served(AT_THE_BASE))
 def test_what_starts_at_the_base_has_its_logits(name, family):
     inputs = tiny.inputs(family)
     ours, base = prepared(name, family)(**inputs).logits, tiny.build(family)(**inputs).logits
@@ -117,8 +115,7 @@ def generated(model, rows, num_beams):
 
 
 @pytest.mark.parametrize(("num_beams", "short"), [(1, 7), (3, 4)])
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(("name", "family"), served(METHODS))
 @torch.no_grad()
 def test_writes_what_a_search_without_cache_and_padding_finds(name, family, num_beams, short):
     """Of prompts of 7 tokens and of ``short``; without padding transformers leaves out the mask."""
@@ -206,8 +203,8 @@ def test_adapters_behind_layers_that_return_tuples():
     torch.testing.assert_close(found[0], first.bottleneck(behind[0][0]))
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_loop_and_the_decoding_find_device_and_config(name):
-    model = prepared(name, "bart")
+@pytest.mark.parametrize(("name", "family"), served(METHODS))
+def test_the_loop_and_the_decoding_find_device_and_config(name, family):
+    model = prepared(name, family)
     assert model.device == torch.device("cpu")
-    assert model.config.is_encoder_decoder
+    assert model.config.is_encoder_decoder == (family == "bart")

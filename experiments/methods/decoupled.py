@@ -40,7 +40,7 @@ class Memory(nn.Module):
 
     def forward(self, query: Tensor) -> Tensor:
         """phi(q) M (B, T, H, D_v) for queries (B, H, T, D_k)."""
-        features = F.elu(query.float()) + 1
+        features = F.elu(query.to(self.right.dtype)) + 1
         grouped = features.unflatten(1, (len(self.right), -1))
         if self.left is not None:
             grouped = grouped @ self.left[:, None]
