@@ -26,7 +26,7 @@ class Cell:
     subset: int = 0  # which draw of so many
     seed: int = 0
     steps: int = 400
-    batch_size: int = 16
+    batch_size: int = 10
     learning_rate: float | None = None  # None: what `tune` found best for the method at this base
     objective: str = "token_mean"
     separator: str | None = " =>"

@@ -171,7 +171,7 @@ def tuning(choice: Choice) -> list[Cell]:
 
 
 def variants(choice: Choice) -> list[Cell]:
-    """One thing changed at a time in how a prefix is trained, judged on validation data."""
+    """One thing changed at a time in how a prefix is trained, judged by the loss on validation data."""
     rate = METHODS["prefix"].learning_rate
     changes: list[tuple[str, float, dict[str, object]]] = [
         *(("prefix", changed, {}) for changed in (rate, rate / 3, rate * 3)),
@@ -180,7 +180,8 @@ def variants(choice: Choice) -> list[Cell]:
     ]
     return [
         replace(
-            cell_of(choice, task, method, seed, splits=("validation",)).with_knobs(**knobs), learning_rate=learning_rate
+            cell_of(choice, task, method, seed, splits=("validation",), num_beams=0).with_knobs(**knobs),
+            learning_rate=learning_rate,
         )
         for seed, task, (method, learning_rate, knobs) in product(choice.seeds, choice.tasks, changes)
     ]
