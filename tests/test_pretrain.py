@@ -24,8 +24,9 @@ from transformers import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from experiments.pretrain import command
 from experiments.pretrain.batches import Stream, batches
-from experiments.pretrain.command import main
+from experiments.pretrain.command import load, main
 from experiments.pretrain.corpus import read_corpus, split_sentences
 from experiments.pretrain.guide import Guide
 from experiments.pretrain.loop import Budget
@@ -39,11 +40,11 @@ from experiments.pretrain.words import items, rename, stem
 SENTENCE = 'The Duke of York sailed from Cape Town in 1887, writing "The Long Way" while Anna Lee\'s brothers waited.'
 NAMES = ["Duke of York", "Cape Town", "1887", '"The Long Way"', "Anna Lee"]
 WORDS = ["sailed", "writing", "brothers", "waited"]
-TEXT = f"""A title
+TEXT = """A title
 
-{SENTENCE} Later the old captain met Mr. Brown in Lisbon. He was a sailor and he wrote letters about the sea.
+The captain left Lisbon in 1887. He met Mr. Brown there. Anna Lee wrote two letters.
 <|endoftext|>
-The harbour of Lisbon was built in 1755 by Carlos Mardel. It has three towers and a long wall."""
+Lisbon has three towers. Carlos Mardel built walls in 1755."""
 
 
 @pytest.fixture(scope="module")
@@ -178,10 +179,10 @@ def test_renaming_changes_sentence_and_items_alike():
 
 def test_a_made_up_name_stands_in_source_and_target(corpus):
     pairs = Mixture(corpus, "<s>", copied=0, prose=0, infilled=0, renamed=1).draw(60, Random(0))
-    assert not any(name in pair.source + pair.target for pair in pairs for name in ("Lisbon", "Cape Town", "1887"))
+    assert not any("1887" in pair.source + pair.target for pair in pairs)
     for pair in pairs:
-        names = [item.text for item in items(pair.target, corpus.common) if item.text.isdigit()]
-        assert all(name in pair.source for name in names), pair
+        names = [item.text for item in items(pair.target, corpus.common) if item.is_name]
+        assert all(name in pair.source.replace("_", " ") for name in names), pair
 
 
 def test_the_mixture_is_seeded_and_has_the_shares_asked_for(corpus):
@@ -242,7 +243,7 @@ def test_the_guide_asks_for_the_token_before_and_for_the_next_one_in_the_source(
     guide = Guide(forms, back=(0,), copy=(1,))
     inputs = {"decoder_input_ids": torch.tensor([[1, *target[:-1]]])} if seq2seq else {}
     with torch.no_grad():
-        outputs = model.base_model(ids, batch["attention_mask"], **inputs, output_attentions=True)
+        outputs = model.base_model(ids, attention_mask=batch["attention_mask"], **inputs, output_attentions=True)
     back = outputs["encoder_attentions" if seq2seq else "attentions"][0][0]
     ahead = outputs["cross_attentions" if seq2seq else "attentions"][1][0]
     first = 0 if seq2seq else 4  # the query that predicts the target's first token
@@ -299,18 +300,25 @@ def test_a_corpus_without_files_and_a_budget_of_nothing_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
-def test_a_run_learns_and_leaves_a_directory_that_loads(kind, folder):
+def test_a_run_learns_and_leaves_a_directory_that_loads(kind, folder, monkeypatch):
+    monkeypatch.setattr(command, "HELD_OUT_EXAMPLES", 12)
+    monkeypatch.setattr("experiments.pretrain.batches.WINDOW", 30)
     weights = []
     for output in (folder / f"{kind}-1", folder / f"{kind}-2"):
-        options = f"--start {folder / 'start'} --corpus {folder / 'corpus'} --output {output} --steps 8 --tokens 1024"
+        options = f"--start {folder / 'start'} --corpus {folder / 'corpus'} --output {output} --steps 6 --tokens 512"
         assert main([kind, *options.split(), "--threads", "1"]) == 0
         auto = AutoModelForCausalLM if kind == "decoder" else AutoModelForSeq2SeqLM
         model = auto.from_pretrained(output)
         assert model.dtype == torch.float16
         weights.append(model.state_dict())
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    if kind == "encoder-decoder":
+        with pytest.raises(ValueError, match="holds an encoder-decoder"):
+            load(output, "decoder")
+        continued = load(output, kind)[0].state_dict()
+        assert all(torch.equal(value, continued[key].half()) for key, value in weights[1].items())
     log = json.loads((output / "training.json").read_text())["validation"]
-    assert [entry["step"] for entry in log] == [0, 8] and log[1]["denoising"] < log[0]["denoising"]
+    assert [entry["step"] for entry in log] == [0, 6] and log[1]["denoising"] < log[0]["denoising"]
     assert AutoTokenizer.from_pretrained(output).decode([1]) == AutoTokenizer.from_pretrained(folder / "start").decode(
         [1]
     )
