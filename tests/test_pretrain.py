@@ -200,12 +200,15 @@ def test_training_starts_with_mere_copies(corpus):
     assert sum(pair.source.replace("_", " ") == pair.target for pair in later) < 10
 
 
+LENGTHS = (3, 30, 7, 12, 3, 70, *[5] * 12)
+
+
 def test_batches_hold_every_pair_once_within_their_size():
-    pairs = [Pair("a" * n, "=" if n % 2 else None, "b" * n) for n in (3, 30, 7, 12, 3, 70)]
+    pairs = [Pair("a" * n, "=" if n % 2 else None, "b" * n) for n in LENGTHS]
     made = batches(pairs, tokenizer(), tokens=64, is_encoder_decoder=False)
     assert all(batch["input_ids"].numel() <= 64 or len(batch["input_ids"]) == 1 for batch in made)
     # an odd pair is its letters, "=", a space and the end; an even one has the spaces of the paper's form besides
-    expected = sorted(2 * n + (3 if n % 2 else 6) for n in (3, 30, 7, 12, 3, 70))
+    expected = sorted(2 * n + (3 if n % 2 else 6) for n in LENGTHS)
     assert sorted(length for batch in made for length in batch["attention_mask"].sum(1).tolist()) == expected
 
 
@@ -257,8 +260,18 @@ def test_the_guide_asks_for_the_token_before_and_for_the_next_one_in_the_source(
     torch.testing.assert_close(guide.loss(outputs, batch, seq2seq), sum(expected))
 
 
-def test_the_warm_started_decoder_is_the_decoder_whatever_the_encoder_reads():
+def a_decoder() -> GPT2LMHeadModel:
+    """Its biases are not 0 and its norms' scales not 1, as after training."""
     decoder = tiny.build("gpt2")
+    with torch.no_grad():
+        for parameter in decoder.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)), alpha=0.3)
+    return decoder
+
+
+def test_the_warm_started_decoder_is_the_decoder_whatever_the_encoder_reads():
+    decoder = a_decoder()
     model = warm_start(decoder, tiny.VOCAB + 2, tiny.VOCAB, tiny.BOS, tiny.EOS)
     ids, read = tiny.tokens(2, 9), tiny.tokens(2, 5, seed=1)
     with torch.no_grad():
@@ -269,7 +282,7 @@ def test_the_warm_started_decoder_is_the_decoder_whatever_the_encoder_reads():
 
 
 def test_the_warm_started_encoder_is_the_decoder_without_its_causal_mask():
-    decoder = tiny.build("gpt2")
+    decoder = a_decoder()
     model = warm_start(decoder, tiny.VOCAB, tiny.PAD, tiny.BOS, tiny.EOS)
     ids = tiny.tokens(2, 9)
     with torch.no_grad():
@@ -279,7 +292,7 @@ def test_the_warm_started_encoder_is_the_decoder_without_its_causal_mask():
 
 
 def test_what_blenderbot_cannot_be_is_refused():
-    decoder = tiny.build("gpt2")
+    decoder = a_decoder()
     with pytest.raises(ValueError, match=f"has {tiny.VOCAB} tokens, got a vocabulary of 5"):
         warm_start(decoder, 5, tiny.PAD, tiny.BOS, tiny.EOS)
     decoder.config.layer_norm_epsilon = 1e-6
