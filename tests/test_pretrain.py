@@ -10,7 +10,6 @@ from pathlib import Path
 from random import Random
 
 import pytest
-import tiny
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
@@ -24,26 +23,24 @@ from transformers import (
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from experiments.pretrain import command
 from experiments.pretrain.batches import Stream, batches
-from experiments.pretrain.command import main
+from experiments.pretrain.command import load, main
 from experiments.pretrain.corpus import read_corpus, split_sentences
-from experiments.pretrain.guide import Guide
 from experiments.pretrain.loop import Budget
-from experiments.pretrain.loss import mean_loss, total_loss
 from experiments.pretrain.mixture import Mixture, Pair
 from experiments.pretrain.names import made_up
 from experiments.pretrain.noise import content, draw_form, infill
-from experiments.pretrain.warm_start import warm_start
 from experiments.pretrain.words import items, rename, stem
 
 SENTENCE = 'The Duke of York sailed from Cape Town in 1887, writing "The Long Way" while Anna Lee\'s brothers waited.'
 NAMES = ["Duke of York", "Cape Town", "1887", '"The Long Way"', "Anna Lee"]
 WORDS = ["sailed", "writing", "brothers", "waited"]
-TEXT = f"""A title
+TEXT = """A title
 
-{SENTENCE} Later the old captain met Mr. Brown in Lisbon. He was a sailor and he wrote letters about the sea.
+The captain left Lisbon in 1887. He met Mr. Brown there. Anna Lee wrote two letters.
 <|endoftext|>
-The harbour of Lisbon was built in 1755 by Carlos Mardel. It has three towers and a long wall."""
+Lisbon has three towers. Carlos Mardel built walls in 1755."""
 
 
 @pytest.fixture(scope="module")
@@ -178,10 +175,10 @@ def test_renaming_changes_sentence_and_items_alike():
 
 def test_a_made_up_name_stands_in_source_and_target(corpus):
     pairs = Mixture(corpus, "<s>", copied=0, prose=0, infilled=0, renamed=1).draw(60, Random(0))
-    assert not any(name in pair.source + pair.target for pair in pairs for name in ("Lisbon", "Cape Town", "1887"))
+    assert not any("1887" in pair.source + pair.target for pair in pairs)
     for pair in pairs:
-        names = [item.text for item in items(pair.target, corpus.common) if item.text.isdigit()]
-        assert all(name in pair.source for name in names), pair
+        names = [item.text for item in items(pair.target, corpus.common) if item.is_name]
+        assert all(name in pair.source.replace("_", " ") for name in names), pair
 
 
 def test_the_mixture_is_seeded_and_has_the_shares_asked_for(corpus):
@@ -199,12 +196,15 @@ def test_training_starts_with_mere_copies(corpus):
     assert sum(pair.source.replace("_", " ") == pair.target for pair in later) < 10
 
 
+LENGTHS = (3, 30, 7, 12, 3, 70, *[5] * 12)
+
+
 def test_batches_hold_every_pair_once_within_their_size():
-    pairs = [Pair("a" * n, "=" if n % 2 else None, "b" * n) for n in (3, 30, 7, 12, 3, 70)]
+    pairs = [Pair("a" * n, "=" if n % 2 else None, "b" * n) for n in LENGTHS]
     made = batches(pairs, tokenizer(), tokens=64, is_encoder_decoder=False)
     assert all(batch["input_ids"].numel() <= 64 or len(batch["input_ids"]) == 1 for batch in made)
     # an odd pair is its letters, "=", a space and the end; an even one has the spaces of the paper's form besides
-    expected = sorted(2 * n + (3 if n % 2 else 6) for n in (3, 30, 7, 12, 3, 70))
+    expected = sorted(2 * n + (3 if n % 2 else 6) for n in LENGTHS)
     assert sorted(length for batch in made for length in batch["attention_mask"].sum(1).tolist()) == expected
 
 
@@ -213,77 +213,6 @@ def test_the_stream_depends_on_the_seed_alone(corpus):
         return Stream(Mixture(corpus, "<|endoftext|>"), tokenizer(), 256, seed).next(0.3)["input_ids"].tolist()
 
     assert first(0) == first(0) != first(1)
-
-
-@pytest.mark.parametrize("family", ["gpt2", "bart"])
-def test_the_loss_is_the_models_own(family):
-    model = tiny.build(family)
-    ids = tiny.tokens(3, 11)
-    labels = torch.where(torch.arange(11) < 4, -100, ids)
-    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        expected = model(**batch).loss.float()
-    total, count, _ = total_loss(model, batch)
-    assert count == 3 * 7
-    torch.testing.assert_close(total / count, expected, rtol=1e-3, atol=0)  # the head's batch is rounded otherwise
-    assert mean_loss(model, [batch, batch]) == pytest.approx((total / count).item(), rel=1e-6)
-
-
-@pytest.mark.parametrize("family", ["gpt2", "bart"])
-def test_the_guide_asks_for_the_token_before_and_for_the_next_one_in_the_source(family):
-    model, seq2seq = tiny.build(family, attn_implementation="eager"), family == "bart"
-    forms = torch.arange(tiny.VOCAB).clamp_min(-1)
-    forms[9], forms[10] = forms[8], -1  # 8 and 9 are one word, 10 is none
-    source, target = [7, 8, 10, 7, 6], [10, 9, 7, 5]
-    padded = [[*source, 0]] if seq2seq else [[*source, *target, 0]]
-    ids = torch.tensor(padded)
-    labels = torch.tensor([target] if seq2seq else [[-100] * 5 + target + [-100]])
-    batch = {"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels}
-    guide = Guide(forms, back=(0,), copy=(1,))
-    inputs = {"decoder_input_ids": torch.tensor([[1, *target[:-1]]])} if seq2seq else {}
-    with torch.no_grad():
-        outputs = model.base_model(ids, batch["attention_mask"], **inputs, output_attentions=True)
-    back = outputs["encoder_attentions" if seq2seq else "attentions"][0][0]
-    ahead = outputs["cross_attentions" if seq2seq else "attentions"][1][0]
-    first = 0 if seq2seq else 4  # the query that predicts the target's first token
-    expected = []
-    for attention, places in (
-        (back, {q: [q - 1] for q in range(1, 5 if seq2seq else 9)}),
-        (ahead, {first + 1: [1], first + 2: [0, 3]}),  # 10 and 5 are not asked for
-    ):
-        nats = [-attention[head, q, right].sum().log() for head in range(2) for q, right in places.items()]
-        expected.append(torch.stack(nats).mean())
-    torch.testing.assert_close(guide.loss(outputs, batch, seq2seq), sum(expected))
-
-
-def test_the_warm_started_decoder_is_the_decoder_whatever_the_encoder_reads():
-    decoder = tiny.build("gpt2")
-    model = warm_start(decoder, tiny.VOCAB + 2, tiny.VOCAB, tiny.BOS, tiny.EOS)
-    ids, read = tiny.tokens(2, 9), tiny.tokens(2, 5, seed=1)
-    with torch.no_grad():
-        expected = decoder(ids).logits
-        for source in (read, read.flip(1)):
-            logits = model(input_ids=source, decoder_input_ids=ids).logits
-            torch.testing.assert_close(logits[..., : tiny.VOCAB], expected, rtol=1e-4, atol=1e-4)
-
-
-def test_the_warm_started_encoder_is_the_decoder_without_its_causal_mask():
-    decoder = tiny.build("gpt2")
-    model = warm_start(decoder, tiny.VOCAB, tiny.PAD, tiny.BOS, tiny.EOS)
-    ids = tiny.tokens(2, 9)
-    with torch.no_grad():
-        both_ways = torch.zeros(2, 1, 9, 9)
-        expected = decoder.transformer(ids, attention_mask=both_ways).last_hidden_state
-        torch.testing.assert_close(model.model.encoder(ids).last_hidden_state, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_what_blenderbot_cannot_be_is_refused():
-    decoder = tiny.build("gpt2")
-    with pytest.raises(ValueError, match=f"has {tiny.VOCAB} tokens, got a vocabulary of 5"):
-        warm_start(decoder, 5, tiny.PAD, tiny.BOS, tiny.EOS)
-    decoder.config.layer_norm_epsilon = 1e-6
-    with pytest.raises(ValueError, match="needs layer_norm_epsilon=1e-05, the decoder has 1e-06"):
-        warm_start(decoder, tiny.VOCAB, tiny.PAD, tiny.BOS, tiny.EOS)
 
 
 def test_a_corpus_without_files_and_a_budget_of_nothing_are_refused(tmp_path):
@@ -299,18 +228,25 @@ def test_a_corpus_without_files_and_a_budget_of_nothing_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["decoder", "encoder-decoder"])
-def test_a_run_learns_and_leaves_a_directory_that_loads(kind, folder):
+def test_a_run_learns_and_leaves_a_directory_that_loads(kind, folder, monkeypatch):
+    monkeypatch.setattr(command, "HELD_OUT_EXAMPLES", 12)
+    monkeypatch.setattr("experiments.pretrain.batches.WINDOW", 30)
     weights = []
     for output in (folder / f"{kind}-1", folder / f"{kind}-2"):
-        options = f"--start {folder / 'start'} --corpus {folder / 'corpus'} --output {output} --steps 8 --tokens 1024"
+        options = f"--start {folder / 'start'} --corpus {folder / 'corpus'} --output {output} --steps 6 --tokens 512"
         assert main([kind, *options.split(), "--threads", "1"]) == 0
         auto = AutoModelForCausalLM if kind == "decoder" else AutoModelForSeq2SeqLM
         model = auto.from_pretrained(output)
         assert model.dtype == torch.float16
         weights.append(model.state_dict())
     assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    if kind == "encoder-decoder":
+        with pytest.raises(ValueError, match="holds an encoder-decoder"):
+            load(output, "decoder")
+        continued = load(output, kind)[0].state_dict()
+        assert all(torch.equal(value, continued[key].half()) for key, value in weights[1].items())
     log = json.loads((output / "training.json").read_text())["validation"]
-    assert [entry["step"] for entry in log] == [0, 8] and log[1]["denoising"] < log[0]["denoising"]
+    assert [entry["step"] for entry in log] == [0, 6] and log[1]["denoising"] < log[0]["denoising"]
     assert AutoTokenizer.from_pretrained(output).decode([1]) == AutoTokenizer.from_pretrained(folder / "start").decode(
         [1]
     )

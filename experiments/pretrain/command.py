@@ -7,9 +7,16 @@ from pathlib import Path
 from random import Random
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from .batches import Stream, batches
+from .batches import MOST_TOKENS, Stream, batches
 from .corpus import read_corpus
 from .guide import Guide
 from .loop import Budget, Training
@@ -45,7 +52,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
         description="Train a base on plain text to restore noised sentences, from a GPT-2 that was trained on prose.",
     )  # fmt: skip
     parser.add_argument("kind", choices=KINDS, help="an encoder-decoder is made of the decoder's weights")
-    parser.add_argument("--start", type=Path, required=True, help="directory of the GPT-2 to start from")
+    parser.add_argument("--start", type=Path, required=True, help="directory of a GPT-2, or of an earlier run's result")
     parser.add_argument("--corpus", type=Path, required=True, help="folder of *.txt.gz")
     parser.add_argument("--output", type=Path, required=True, help="directory to write; one that is there is replaced")
     budget = parser.add_mutually_exclusive_group(required=True)
@@ -79,6 +86,11 @@ def prepare(options: argparse.Namespace) -> Training:
         )
         for kind, share in HELD_OUT.items()
     }  # fmt: skip
+    for kind, made in held_out.items():
+        if not made:
+            raise ValueError(
+                f"no {kind} to validate by: every text of valid_*.txt.gz is longer than {MOST_TOKENS} tokens."
+            )
     about = {key: str(value) for key, value in vars(options).items()} | {"mixture": mixture.shares()}
     return Training(
         model, tokenizer, Stream(mixture, tokenizer, options.tokens, options.seed),
@@ -88,13 +100,23 @@ def prepare(options: argparse.Namespace) -> Training:
 
 
 def load(start: Path, kind: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The model to train, in single precision, and its tokenizer; an encoder-decoder gets tokens for pad and mask."""
+    """The model to train, in single precision and with eager attention, and its tokenizer.
+
+    An encoder-decoder is made of a GPT-2, with tokens for pad and mask besides, or is what an earlier run left.
+
+    Raises:
+        ValueError: a decoder is wanted of an encoder-decoder.
+    """
     tokenizer = AutoTokenizer.from_pretrained(start)
-    decoder = AutoModelForCausalLM.from_pretrained(start, dtype=torch.float32, attn_implementation="eager")
-    if kind == "decoder":
-        return decoder, tokenizer
-    tokenizer.add_special_tokens({"pad_token": "<|pad|>", "mask_token": "<|mask|>"})
-    specials = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id)
-    model = warm_start(decoder, len(tokenizer), *specials)
+    found = AutoConfig.from_pretrained(start).is_encoder_decoder
+    if found and kind == "decoder":
+        raise ValueError(f"{start} holds an encoder-decoder; give a GPT-2 to --start, or ask for an encoder-decoder.")
+    auto = AutoModelForSeq2SeqLM if found else AutoModelForCausalLM
+    model = auto.from_pretrained(start, dtype=torch.float32)
+    if kind != "decoder" and not found:
+        tokenizer.add_special_tokens({"pad_token": "<|pad|>", "mask_token": "<|mask|>"})
+        model = warm_start(
+            model, len(tokenizer), tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id
+        )
     model.set_attn_implementation("eager")
     return model, tokenizer
