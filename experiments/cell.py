@@ -26,6 +26,7 @@ class Cell:
     subset: int = 0  # which draw of so many
     seed: int = 0
     steps: int = 400
+    epochs: float | None = None  # in place of steps, where given
     batch_size: int = 10
     learning_rate: float | None = None  # None: what `tune` found best for the method at this base
     objective: str = "token_mean"

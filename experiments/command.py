@@ -22,6 +22,7 @@ from .harness import Place
 from .page import write_page
 from .plots import draw
 from .rates import best_rate
+from .recipes import as_in_the_paper
 from .report import shown
 from .store import Store
 from .worker import begin_worker, run_cell
@@ -29,9 +30,9 @@ from .worker import begin_worker, run_cell
 DESCRIPTION = """Compare prefix-tuning with other methods, as Li & Liang (2021) did: one loop, one order of the data,
 one decoding and one set of metrics for all. What is finished is kept; the same command goes on where it was stopped."""
 EXAMPLES = """examples:
-  python experiments tune table --base gpt2-medium --data-dir DATA          learning rates first, then the main table
-  python experiments low-data --base gpt2-medium --data-dir DATA --seeds 0 1
-  python experiments table --base my-small-gpt2 --data-dir DATA --steps 50 --max-records 20   see it run
+  python experiments tune table --base my-small-gpt2 --data-dir DATA        learning rates first, then the main table
+  python experiments table low-data --base gpt2-medium --data-dir DATA --recipes --max-records 0   as in the paper
+  python experiments table --base my-small-gpt2 --data-dir DATA --steps 50 --max-records 20        see it run
   python experiments --output docs/results --page docs/results.md           all that is there, as a page
 
 experiments:
@@ -58,6 +59,8 @@ def _all(options: argparse.Namespace) -> int:
     for name in options.experiments:
         experiment = EXPERIMENTS[name]
         cells = experiment.cells(_choice(options, experiment))
+        if options.recipes:
+            cells = list(dict.fromkeys(map(as_in_the_paper, cells)))
         failed += _run(experiment, store, cells, options)
         wanted = {cell.identity for cell in cells}
         results = [result for result in store.of(name) if result.cell.identity in wanted]
@@ -141,6 +144,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", [0, 1], "each a run of its own", "0 1", metavar="N", type=int, nargs="+")
     add("--draws", 5, "how often few examples are drawn", "5, the paper's", metavar="N", type=int)
     add("--steps", 400, "optimizer steps", metavar="N", type=int)
+    parser.add_argument(
+        "--recipes",
+        action="store_true",
+        help="the paper's hyperparameters (gpt2-medium, gpt2-large, facebook/bart-large)",
+    )
     add("--max-records", 200, "judged of each split; 0 for all", metavar="N", type=int)
     add("--separator", " =>", "between source and target of a causal model", "' =>'")
     add("--mixed-precision", "bf16", "of the forward passes", choices=["no", "bf16", "fp16"])

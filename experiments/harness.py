@@ -60,7 +60,8 @@ def run(cell: Cell, experiment: str, place: Place, learning_rate: float) -> Resu
     size = base.num_parameters()
     with TemporaryDirectory() as scratch:
         arguments = RunArguments(
-            output_dir=scratch, learning_rate=learning_rate, max_steps=max(cell.steps, 1), seed=cell.seed,
+            output_dir=scratch, learning_rate=learning_rate, seed=cell.seed,
+            num_train_epochs=cell.epochs or 1, max_steps=-1 if cell.epochs else max(cell.steps, 1),
             per_device_train_batch_size=cell.batch_size, group_by_length=True, objective=cell.objective,
             mixed_precision=place.mixed_precision, logging_steps=max(cell.steps // 10, 1),
         )  # fmt: skip

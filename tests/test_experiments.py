@@ -17,6 +17,7 @@ from experiments.command import main
 from experiments.experiment import Choice
 from experiments.figures import Figure, gathered
 from experiments.methods import METHODS
+from experiments.recipes import as_in_the_paper
 from experiments.report import shown
 from experiments.store import Store
 
@@ -137,6 +138,20 @@ def test_the_learning_rate_is_the_one_with_the_lowest_validation_loss(tmp_path):
     assert rates.best_rate(replace(CELL, learning_rate=0.7), store) == 0.7
     assert rates.best_rate(replace(CELL, method="lora"), store) == METHODS["lora"].learning_rate
     assert rates.best_rate(replace(CELL, base="other"), store) == METHODS["prefix"].learning_rate
+
+
+def test_cells_of_the_paper_have_its_hyperparameters():
+    choice = Choice("gpt2-medium", ("webnlg",), (0,), methods=("prefix_mlp", "fine_tuning", "adapter", "lora"))
+    mlp, tuned, adapter, lora = map(as_in_the_paper, grids.table(choice))
+    assert (mlp.learning_rate, mlp.epochs, mlp.batch_size, mlp.value("num_virtual_tokens")) == (5e-5, 5, 5, 5)
+    assert (mlp.objective, mlp.num_beams, mlp.separator) == ("sentence_sum", 5, None)
+    assert (tuned.learning_rate, tuned.epochs, tuned.batch_size) == (1e-5, 10, 6)
+    assert (adapter.learning_rate, adapter.epochs, adapter.batch_size) == (5e-5, 10, 5)
+    assert (lora.learning_rate, lora.epochs, lora.batch_size) == (None, 5, 5)
+    with pytest.raises(ValueError, match="no recipe for webnlg with tiny"):
+        as_in_the_paper(replace(CELL, task="webnlg"))
+    few = as_in_the_paper(replace(CELL, base="gpt2-medium", examples=500, method="prefix_mlp"))
+    assert (few.steps, few.epochs, few.value("init_text")) == (400, None, "table-to-text:")
 
 
 def test_from_command_to_page(tmp_path, capsys, monkeypatch):
