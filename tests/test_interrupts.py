@@ -21,6 +21,14 @@ from prefix_peft.training.interrupts import Interrupts
 SHORT = {"max_steps": 6, "save_steps": 0, "validation_file": None}
 
 
+@pytest.fixture(autouse=True)
+def heard():
+    """Ctrl-C is obeyed here even where the tests run in the background of a shell, which has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture(scope="module")
 def folder():
     with runs.playground() as path:

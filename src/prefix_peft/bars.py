@@ -9,5 +9,6 @@ from tqdm.auto import tqdm
 
 
 def bar(*args: Any, disable: bool = False, **options: Any) -> tqdm:
-    """tqdm's, on the first rank of each machine; without ranks there is only that."""
-    return tqdm(*args, disable=disable or os.environ.get("LOCAL_RANK", "0") != "0", **options)
+    """tqdm's, on the first rank of each machine; without ranks there is only that. TQDM_DISABLE=1 hides all."""
+    hidden = {"disable": True} if disable or os.environ.get("LOCAL_RANK", "0") != "0" else {}
+    return tqdm(*args, **options, **hidden)

@@ -22,6 +22,7 @@ from transformers.modeling_utils import AttentionInterface
 from .attention.attend import attend_with_prefix, why_joined
 from .attention.pages import read_pages
 from .attention.terms import Attend, AttentionCall
+from .step import again, remember
 
 CHILD = "prefix_kv"  # the name under which a PrefixLayer hangs on its attention module
 
@@ -115,6 +116,10 @@ def _at_the_door(
     layer: Any = module._modules.get(CHILD)
     if layer is None or layer.disable_adapters:
         return attention.run()
+    if call is None:
+        like_the_last = again(layer, implementation, query, key, value, attention_mask, options)
+        if like_the_last is not None:
+            return like_the_last, None
     prefix = layer(query.shape[0]) if call is None else layer(query.shape[0], call.rows, call.lengths)
     if prefix is None:
         return attention.run()
@@ -123,6 +128,8 @@ def _at_the_door(
     form = layer.attention_form()
     if call is not None and call.witness is not None:
         call.witness(module, why_joined(attention, prefix, form))
+    if call is None:
+        remember(layer, attention, prefix, form)
     return attend_with_prefix(read_pages(attention), prefix, form)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,7 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         self.prefix_kv_encoder = nn.ModuleDict()
         self.config: dict[str, PrefixConfig] = {}
         self._disable_adapters = False  # not only in the class: compiled code would be compiled again when it appears
+        self.last_step: Any = None  # of decoding, see `step`
         self._attention = (attention,)  # a tuple, so that the parent is not registered as a child
 
     def get_base_layer(self) -> nn.Module:

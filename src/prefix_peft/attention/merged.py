@@ -59,6 +59,13 @@ def merged(call: AttentionCall, prefix: Prefix | PrefixRows) -> Tensor:
     return out.transpose(1, 2).contiguous()
 
 
+def over_both(query: Tensor, key: Tensor, value: Tensor, p_key: Tensor, p_value: Tensor, scale: float | None) -> Tensor:
+    """Attention (B, T, H, D) over the sequence and a prefix (B, G, P, D), all of which every query sees."""
+    out, lse, _ = attend(query, key, value, None, False, scale)
+    own, l_own, _ = attend(query, p_key, p_value, None, False, scale)
+    return _put_together(out, lse, own, l_own, keep=False)[0].transpose(1, 2).contiguous()
+
+
 class Merged(torch.autograd.Function):
     """The two passes over (query, key, value, p_key, p_value, p_key, ...)."""
 
