@@ -1,0 +1,85 @@
+"""Heat maps as one PNG."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .heatmap import HeatMap
+
+INCH = 0.27  # of one row or column
+WIDTH, NARROWEST = 11.0, 1.2  # inches
+MOST_NAMES = 64  # along an axis; of more, every second or third is written
+
+
+def draw(title: str, maps: Sequence[HeatMap], path: Path) -> None:
+    """Write ``maps`` to ``path``: two beside each other, but those of words in a row of their own.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise ImportError(
+            "a picture is drawn by matplotlib, which is not installed: pip install prefix-peft[plot]"
+        ) from error
+    lines = _lines(maps)
+    heights = [_height(line) for line in lines]
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.5), layout="constrained")
+    figure.suptitle(title, fontsize=13, fontweight="bold", x=0.01, ha="left")
+    parts = figure.subfigures(len(lines), 1, height_ratios=heights, squeeze=False)
+    for part, line in zip(parts[:, 0], lines, strict=True):
+        widths = [max(len(heat.columns), 4) for heat in line]
+        for axes, heat in zip(part.subplots(1, len(line), width_ratios=widths, squeeze=False)[0], line, strict=True):
+            _draw_one(part, axes, heat)
+    figure.savefig(path, dpi=110, facecolor="white")
+
+
+def _lines(maps: Sequence[HeatMap]) -> list[list[HeatMap]]:
+    lines: list[list[HeatMap]] = []
+    for heat in maps:
+        if heat.words or not lines or len(lines[-1]) == 2 or lines[-1][0].words:
+            lines.append([])
+        lines[-1].append(heat)
+    return lines
+
+
+def _height(line: Sequence[HeatMap]) -> float:
+    """Inches: the rows, and what is around them."""
+    names = max(max(map(len, heat.columns)) for heat in line if heat.words) * 0.07 if line[0].words else 0.1
+    return max(NARROWEST, INCH * max(len(heat.rows) for heat in line)) + 0.95 + names
+
+
+def _draw_one(part: Any, axes: Any, heat: HeatMap) -> None:
+    image = axes.imshow(heat.numbers, aspect="auto", cmap=_colours(), vmin=0, vmax=heat.top, interpolation="nearest")
+    axes.set_title(heat.title, fontsize=10, loc="left")
+    axes.set_xlabel(heat.column_axis, fontsize=9)
+    axes.set_ylabel(heat.row_axis, fontsize=9)
+    for axis, names in ((axes.xaxis, heat.columns), (axes.yaxis, heat.rows)):
+        places = range(0, len(names), -(-len(names) // MOST_NAMES))
+        axis.set_ticks(places, [names[i].replace("$", r"\$") for i in places], fontsize=8)
+    if heat.words:
+        axes.tick_params(axis="x", labelrotation=90)
+    axes.tick_params(length=0)
+    axes.set_xticks([i - 0.5 for i in range(1, len(heat.columns))], minor=True)
+    axes.set_yticks([i - 0.5 for i in range(1, len(heat.rows))], minor=True)
+    axes.grid(which="minor", color="white", linewidth=0.6)
+    axes.tick_params(which="minor", length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    bar = part.colorbar(image, ax=axes, pad=0.01, fraction=0.05)
+    bar.set_label(heat.unit, fontsize=8)
+    bar.ax.tick_params(labelsize=8, length=2)
+    bar.outline.set_visible(False)
+
+
+def _colours() -> Any:
+    from matplotlib.colors import LinearSegmentedColormap
+
+    from .colours import ANCHORS
+
+    colours = LinearSegmentedColormap.from_list("prefix", ANCHORS)
+    colours.set_bad("white")
+    return colours
