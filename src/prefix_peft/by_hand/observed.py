@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .products import Product, batch_size
+from .products import Product, batch_size, heads_axis
 from .shares import Scores
 
 
@@ -22,34 +22,42 @@ def by_query(module: nn.Module, scores: Scores, share: Tensor, heads: int) -> Te
     """
     product = scores.product
     asked = next(a for a in reversed(product.left_axes) if a in product.out_axes and a not in product.right_axes)
-    queries, rows = (
-        scores.carried(_numbers(product, axis), shape_only=True)[..., 0] for axis in (asked, product.out_axes[0])
-    )
+    queries, rows = (_carried_numbers(scores, axis) for axis in (asked, product.shared[0]))
     where = next((dim for dim in reversed(range(queries.dim())) if _counts_along(queries, dim)), None)
-    batch = batch_size(product, heads)
-    if where is not None and rows.shape == share.shape[:-1]:
-        count = queries.shape[where]
-        rows = rows.movedim(where, -1).reshape(batch, -1)
-        if (torch.arange(batch) == (rows * batch).div(int(rows.max()) + 1, rounding_mode="floor").T).all():
-            return share.detach().abs().float().movedim(where, -2).reshape(batch, -1, count, share.shape[-1])
+    if where is not None and not _blocks(product, heads, asked):
+        batch = batch_size(product, heads)
+        rows = rows.movedim(where, -1).reshape(batch, -1) * batch // _size(product, product.shared[0])
+        if (torch.arange(batch) == rows.T).all():
+            share = share.detach().abs().float().movedim(where, -2)
+            return share.reshape(batch, -1, *share.shape[-2:])
     raise NotImplementedError(
-        f"{type(module).__name__} attends in blocks of queries, of which its prefix's share of the attention cannot be "
+        f"{type(module).__name__} attends in blocks or streams of queries, of which its prefix's share cannot be "
         "told. Observe another model, or only its other sites: PrefixConfig(target_modules=...)."
     )
 
 
-def _numbers(product: Product, axis: str) -> Tensor:
-    """0, 1, 2, ... along one axis of the product's result, (..., 1)."""
-    sizes = dict(zip(product.left_axes + product.right_axes, (*product.left.shape, *product.right.shape), strict=True))
-    shape = [sizes[a] for a in product.out_axes[:-1]]
+def _blocks(product: Product, heads: int, asked: str) -> list[str]:
+    """The axes that part the queries, and are neither rows nor heads; heads of a group come to keys that they share."""
+    others = [a for a in product.shared[1:] if a != heads_axis(product, heads) and _size(product, a) > 1]
+    sizes = dict(zip(product.right_axes, product.right.shape, strict=True))
+    return [a for a in others if sizes[a] > 1 or _size(product, asked) == 1]
+
+
+def _size(product: Product, axis: str) -> int:
+    sides = ((product.left_axes, product.left), (product.right_axes, product.right))
+    return max(tensor.shape[axes.index(axis)] for axes, tensor in sides if axis in axes)
+
+
+def _carried_numbers(scores: Scores, axis: str) -> Tensor:
+    """0, 1, 2, ... along one axis of the product's result, where they have come to."""
+    product = scores.product
+    shape = [_size(product, a) for a in product.out_axes[:-1]]
     place = product.out_axes.index(axis)
     counted = torch.arange(shape[place]).view([-1 if i == place else 1 for i in range(len(shape))])
-    return counted.expand(shape).unsqueeze(-1)
+    return scores.carried(counted.expand(shape).unsqueeze(-1), shape_only=True)[..., 0]
 
 
 def _counts_along(numbers: Tensor, dim: int) -> bool:
-    """Whether they are 0, 1, 2, ... along ``dim``, the same everywhere."""
-    return (
-        bool((numbers.movedim(dim, -1) == torch.arange(numbers.shape[dim])).all())
-        and numbers.max() + 1 == numbers.shape[dim]
-    )
+    """Whether they are 0, 1, 2, ... along ``dim``, the same everywhere, and nothing is missing."""
+    count = numbers.shape[dim]
+    return int(numbers.max()) + 1 == count and bool((numbers.movedim(dim, -1) == torch.arange(count)).all())

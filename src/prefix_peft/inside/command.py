@@ -37,7 +37,7 @@ def look_inside(arguments: InspectArguments) -> str:
     if arguments.compare:
         other = read_release(arguments.compare)
         tables += comparison_tables(compare(release, other), release.source, other.source)
-    printed, title = "", f"Inside {Path(arguments.adapter).name}"
+    printed, title = "", f"Inside the prefix “{Path(arguments.adapter).name}”"
     if arguments.model:
         model, tokenizer = load_prefix(arguments.model, arguments.adapter, arguments.bits, arguments.dtype)
         printed = sites_table(inspect(model)) + "\n\n"
@@ -46,7 +46,7 @@ def look_inside(arguments: InspectArguments) -> str:
         if arguments.text is not None:
             masses = _read(model, tokenizer, arguments)
             tables.append(masses_table(masses))
-            maps, title = maps_of_masses(masses), f"Attention to the prefix {Path(arguments.adapter).name}"
+            maps, title = maps_of_masses(masses), f"Attention to the prefix “{Path(arguments.adapter).name}”"
     shown = [*(table.in_markdown() for table in tables), *map(shaded, maps)]
     return printed + "\n\n".join([*shown, *_write(arguments, title, tables, maps, maps_of_norms(release))])
 

@@ -17,6 +17,8 @@ from ..layer import prefix_layers
 from ..training.batches import IGNORED, collate, encode_pairs, encode_prompts, padding_id
 from .observing import observe
 
+MARKS = str.maketrans({" ": "·", "\n": "↵", "\r": "↵", "\t": "→"})
+
 Tokens = dict[str, list[int]]  # by role: those whose queries its sites ask
 
 
@@ -93,12 +95,11 @@ def attention_mass(
 
 
 def shown(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
-    """A token's text on one line, spaces as dots and line breaks as arrows; its name where it is no whole text."""
-    text = str(tokenizer.decode([token]))
-    if not text or "\N{REPLACEMENT CHARACTER}" in text:
+    """A token's text on one line, spaces as dots and line breaks as arrows; its name where that is no text."""
+    text = str(tokenizer.decode([token])).translate(MARKS)
+    if not text or "\N{REPLACEMENT CHARACTER}" in text or not text.isprintable():
         text = str(tokenizer.convert_ids_to_tokens(token))
-    marks = {" ": "·", "\n": "↵", "\r": "↵", "\t": "→"}
-    return "".join(marks.get(c, c if c.isprintable() else "□") for c in text)
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
 
 
 def _encoded(

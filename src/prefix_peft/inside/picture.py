@@ -10,7 +10,7 @@ from .heatmap import HeatMap
 
 INCH = 0.27  # of one row or column
 WIDTH, NARROWEST = 11.0, 1.2  # inches
-MOST_NAMES = 64  # along an axis; of more, every second or third is written
+MOST_NAMES = 128  # along an axis; of more, every second or third is written
 
 
 def draw(title: str, maps: Sequence[HeatMap], path: Path) -> None:
@@ -59,13 +59,14 @@ def _draw_one(part: Any, axes: Any, heat: HeatMap) -> None:
     axes.set_ylabel(heat.row_axis, fontsize=9)
     for axis, names in ((axes.xaxis, heat.columns), (axes.yaxis, heat.rows)):
         places = range(0, len(names), -(-len(names) // MOST_NAMES))
-        axis.set_ticks(places, [names[i].replace("$", r"\$") for i in places], fontsize=8)
+        size = max(5.0, min(8.0, 600 / len(places)))
+        axis.set_ticks(places, [names[i].replace("$", r"\$") for i in places], fontsize=size)
     if heat.words:
         axes.tick_params(axis="x", labelrotation=90)
     axes.tick_params(length=0)
     axes.set_xticks([i - 0.5 for i in range(1, len(heat.columns))], minor=True)
     axes.set_yticks([i - 0.5 for i in range(1, len(heat.rows))], minor=True)
-    axes.grid(which="minor", color="white", linewidth=0.6)
+    axes.grid(which="minor", color="white", linewidth=0.6 if len(heat.columns) < 64 else 0.3)
     axes.tick_params(which="minor", length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)

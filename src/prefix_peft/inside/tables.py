@@ -94,7 +94,7 @@ def words_table(found: Sequence[NearWords]) -> Table:
     ]
     note = (
         "At the first layer that attends, each word read alone: cosine of keys / of values, ranked by their mean. The "
-        "last column has the median of this mean over the vocabulary: a word is near where it is close to 1 and far above."
+        "last column has the median of it over the vocabulary: a word is near where it is close to 1 and far above."
     )
     return Table("Nearest words", note, ["virtual token", "nearest words", "median word"], rows)
 

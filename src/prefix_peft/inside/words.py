@@ -49,6 +49,7 @@ class NearWords:
     median: float
 
 
+@torch.no_grad()
 def nearest_words(
     model: PeftModel, tokenizer: PreTrainedTokenizerBase, most: int = 5, adapter_name: str | None = None
 ) -> list[NearWords]:
@@ -102,7 +103,6 @@ class _Read(Exception):
     """Stops a model when its keys and values have been seen."""
 
 
-@torch.no_grad()
 def _read(base: PreTrainedModel, layer: PrefixLayer, words: Tensor, length: int) -> tuple[Tensor, Tensor]:
     """Keys and values (n, G, P, D) of ``words`` (n,) at each of the P places of a prefix: a text of nothing else."""
     tokens = words[:, None].expand(-1, length)

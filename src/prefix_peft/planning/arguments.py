@@ -69,6 +69,9 @@ class InspectArguments(BaseArguments):
             self._check_nothing_is_planned()
             self._check_inside()
             return
+        for name in INSIDE:
+            if getattr(self, name) not in (None, 0):
+                raise ValueError(f"--{name} does not belong to a plan; leave it out.")
         if not self.model:
             raise ValueError("a plan is for a model; say --model.")
         if self.adapter is not None:
