@@ -62,7 +62,7 @@ def _by_head(role: str, names: list[str], sites: Sequence[SiteMass]) -> HeatMap:
 def _by_virtual(role: str, names: list[str], sites: Sequence[SiteMass]) -> HeatMap:
     numbers = _padded([100 * mass.virtual for mass in sites])
     top = max(max(n for n in row if not math.isnan(n)) for row in numbers)
-    title = f"{role.capitalize()}: by virtual token, mean over heads and tokens"
+    title = f"{role.capitalize()}: by virtual token, mean over the rest"
     return HeatMap(title, "layer", names, "virtual token", _counted(len(numbers[0])), numbers, EACH_SHARE, top or 1.0)
 
 
