@@ -11,6 +11,7 @@ import torch
 import transformers as tr
 from peft import LoraConfig, get_peft_model
 from test_turns import diffllama
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import DynamicCache
 
 import prefix_peft
@@ -22,6 +23,7 @@ from prefix_peft.inside import attention_mass, compare, nearest_words, observe, 
 from prefix_peft.inside.colours import ANCHORS, colour
 from prefix_peft.inside.heatmap import HeatMap, maps_of_norms, short_names
 from prefix_peft.inside.page import page
+from prefix_peft.inside.release import in_layer_order
 from prefix_peft.inside.shades import shaded
 from prefix_peft.layer import prefix_layers
 
@@ -152,14 +154,20 @@ def test_rows_with_prefixes_of_their_own(spied):
 
 
 IN_BLOCKS = ("a block a query", "heads among the queries")
-BY_HAND = handmade.WAYS | {f"shared keys, {way}": steps for way, steps in handmade.SHARED_KEYS.items()}
+IN_ONE_CALL = {"forward": lambda q, k, v: scaled_dot_product_attention(q, k, v, handmade.FORBIDDEN)}
+BY_HAND = (
+    handmade.WAYS
+    | {"one call": IN_ONE_CALL}
+    | {f"shared keys, {way}": steps for way, steps in handmade.SHARED_KEYS.items()}
+)
 
 
-def seen_by_hand(way):
+def seen_by_hand(way, gate=None):
     """What an observer is told, and the inputs."""
     hand, seen = handmade.Hand(**BY_HAND[way]), []
     heads = 1 if way.startswith("shared") else handmade.H
-    site, given = Site("", "decoder", heads, handmade.D, handmade.V, by_hand=True), handmade.prefix(heads=heads)
+    site = Site("", "decoder", heads, handmade.D, handmade.V, by_hand=True)
+    given = handmade.prefix(heads=heads, gate=gate)
     with Serve(hand, site, lambda batch: given, lambda module, weights: seen.append(weights)):
         hand(*handmade.qkv(heads))
     return seen, handmade.qkv(heads), [given.key[0]] * handmade.B
@@ -173,6 +181,14 @@ def test_attention_by_hand(way):
         return
     (weights,), (query, key, _), p_key = seen_by_hand(way)
     shares, _ = by_definition(query, key, handmade.ALLOWED, p_key)
+    torch.testing.assert_close(weights, shares.float(), **EXACT)
+
+
+@pytest.mark.parametrize("way", ["matmul", "one call"])
+def test_gated_attention_by_hand(way):
+    gate = torch.tensor([0.3, -1.7, 1.0])
+    (weights,), (query, key, _), p_key = seen_by_hand(way, gate)
+    shares, _ = by_definition(query, key, handmade.ALLOWED, p_key, gate[:, None].expand(-1, handmade.P))
     torch.testing.assert_close(weights, shares.float(), **EXACT)
 
 
@@ -337,6 +353,11 @@ def test_a_release_is_read_without_its_model(tmp_path, options):
     keys, values = maps_of_norms(release)
     assert keys.numbers[0] == release.sites[0].norms()[0].tolist() and values.rows == ["0", "1", "2"]
     assert sum(number != number for number in keys.numbers[1]) == (3 if "num_virtual_tokens_pattern" in options else 0)
+
+
+def test_layers_are_in_the_order_of_their_numbers():
+    names = [f"model.layers.{i}.{of}" for i in (0, 2, 10) for of in ("cross", "self")]
+    assert sorted(reversed(names), key=in_layer_order) == names
 
 
 def test_what_is_known_of_the_training(tmp_path):
