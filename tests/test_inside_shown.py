@@ -14,7 +14,9 @@ from prefix_peft.inside import attention_mass
 from prefix_peft.inside.colours import ANCHORS, colour
 from prefix_peft.inside.heatmap import HeatMap, short_names
 from prefix_peft.inside.page import page
+from prefix_peft.inside.picture import draw
 from prefix_peft.inside.shades import shaded
+from prefix_peft.inside.tables import Table
 
 P = 5
 
@@ -79,6 +81,22 @@ def test_a_page_is_whole_escaped_and_loads_nothing(on_disk, tmp_path, capsys):
         assert re.search(rf"decoder +\| {mass.site.name.split('.')[2]} +\| {100 * mass.heads.mean():.1f} ", out)
     titles = [value for name, value in read.attributes if name == "title"]
     assert f"layer 1, head 2: {100 * float(masses.sites[1].heads[2]):.3g}" in titles
+
+
+def test_every_text_of_a_page_is_escaped():
+    names = [HOSTILE, "$\\nonsense{$"]
+    heat = HeatMap(HOSTILE, HOSTILE, names, HOSTILE, names, [[1.0, 2.0]] * 2, HOSTILE, 2.0)
+    table = Table(HOSTILE, HOSTILE, names, [names])
+    for words in (False, True):
+        text = page(HOSTILE, [HOSTILE], [HeatMap(**vars(heat) | {"words": words}), table])
+        assert "<script" not in text and HOSTILE in Page(text).texts
+        assert "\"'" not in re.sub(r"<meta[^>]*>", "", text)
+
+
+def test_a_name_is_no_formula(tmp_path):
+    names = ["$\\nonsense{$", "b"]
+    draw("T", [HeatMap("T", "r", names, "c", names, [[1.0, 2.0]] * 2, "u", 2.0, words=True)], tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
 
 
 def loaded(place):
