@@ -34,7 +34,7 @@ USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help
   evaluate   loss of a trained prefix, and BLEU and other metrics of what it writes
   score      the same metrics of any texts
   generate   what a model with a prefix writes
-  inspect    where in a model a prefix goes, how large it is, and how it attends; what memory it takes (--plan)
+  inspect    where in a model a prefix goes, and how it attends; what is inside a trained one; memory (--plan)
   recipes    the paper's hyperparameters, which train and evaluate take as --recipe NAME
   demo       train and show a prefix on the embedded base model, offline, in a few minutes
 
@@ -116,22 +116,23 @@ def generate_command(arguments: GenerateArguments) -> None:
 
 
 def inspect_command(arguments: InspectArguments) -> None:
-    """Print the sites as a table, or what a plan takes."""
+    """Print the sites as a table, or what a plan takes, or what is inside a trained prefix."""
     if arguments.plan:
         from .planning.command import plan
 
         print(plan(arguments))
         return
+    if arguments.adapter is not None:
+        from .inside.command import look_inside
+
+        print(look_inside(arguments))
+        return
     from .inspecting import inspect
-    from .training.models import load_base, load_prefix
+    from .training.models import load_base
     from .training.report import sites_table
     from .wrap import wrap
 
-    if arguments.adapter is None:
-        model = wrap(load_base(arguments.model, arguments.bits, arguments.dtype)[0])
-    else:
-        model, _ = load_prefix(arguments.model, arguments.adapter, arguments.bits, arguments.dtype)
-    print(sites_table(inspect(model)))
+    print(sites_table(inspect(wrap(load_base(arguments.model, arguments.bits, arguments.dtype)[0]))))
 
 
 COMMANDS = {

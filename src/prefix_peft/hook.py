@@ -22,6 +22,7 @@ from transformers.modeling_utils import AttentionInterface
 from .attention.attend import attend_with_prefix, why_joined
 from .attention.pages import read_pages
 from .attention.terms import Attend, AttentionCall
+from .attention.weights import prefix_weights
 from .step import again, remember
 
 CHILD = "prefix_kv"  # the name under which a PrefixLayer hangs on its attention module
@@ -39,6 +40,8 @@ class Call:
     watcher: Watcher | None = None
     # told of (module, why its prefix is joined to the text, '' where it is merged) besides
     witness: Callable[[nn.Module, str], None] | None = None
+    # told of (module, the shares (B, H, T, P) of its attention that its virtual tokens had) besides
+    observer: Callable[[nn.Module, Tensor], None] | None = None
 
 
 _CALL: ContextVar[Call | None] = ContextVar("prefix_peft_call", default=None)
@@ -130,7 +133,11 @@ def _at_the_door(
         call.witness(module, why_joined(attention, prefix, form))
     if call is None:
         remember(layer, attention, prefix, form)
-    return attend_with_prefix(read_pages(attention), prefix, form)
+    attention = read_pages(attention)
+    result = attend_with_prefix(attention, prefix, form)
+    if call is not None and call.observer is not None:
+        call.observer(module, prefix_weights(attention, prefix))
+    return result
 
 
 def add_forward_pre_hook(model: nn.Module, function: Callable[..., Any]) -> None:

@@ -25,7 +25,7 @@ from .concatenate import check_request, concatenate, joint_config
 from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder, Trunk
 from .gathering import check_weights_are_here
-from .hook import CHILD, Call, calling, install
+from .hook import CHILD, Call, calling, current_call, install
 from .initialize import start, starting_tokens
 from .layer import BASE, PrefixLayer, check_names, prefix_layers
 from .resuming import TRAINED_NAME, is_more_than_its_release, trained_tensors
@@ -114,7 +114,7 @@ class PrefixModel(BaseTuner):
             yield
             return
         check_names(self.model, rows)
-        with calling(Call(rows=tuple(rows))):
+        with calling(replace(current_call() or Call(), rows=tuple(rows))):
             yield
 
     def generate_batch(

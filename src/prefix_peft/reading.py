@@ -42,7 +42,7 @@ def read_activations(
 
 
 def _at_once(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor, *, exact: bool = True) -> KeysValues:
-    inputs, positions = _inputs(model, tokens, decoder_tokens), _positions(model, tokens, decoder_tokens)
+    inputs, positions = inputs_of(model, tokens, decoder_tokens), positions_of(model, tokens, decoder_tokens)
     length = tokens.shape[1]
     lengths = {"encoder": length, "cross": length, "decoder": decoder_tokens.shape[1]}
     if positions and not exact:
@@ -55,11 +55,11 @@ def _at_once(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor, *, 
 
 def _in_chunks(model: PreTrainedModel, tokens: Tensor, size: int, *, quiet: bool = False) -> KeysValues:
     """Read ``size`` tokens at a time, those before them in the cache that the model made."""
-    positions, cache, chunks = _positions(model, tokens, tokens), None, []
+    positions, cache, chunks = positions_of(model, tokens, tokens), None, []
     for start in bar(range(0, tokens.shape[1], size), desc="reading the tokens", unit="chunk", disable=quiet):
         piece = tokens[:, start : start + size]
         here = {name: ids[:, start : start + size] for name, ids in positions.items()}
-        inputs = _inputs(model, piece, piece) | {"use_cache": True, "past_key_values": cache}
+        inputs = inputs_of(model, piece, piece) | {"use_cache": True, "past_key_values": cache}
         seen, cache = one_pass(model, inputs, here, {"encoder": piece.shape[1], "decoder": piece.shape[1]})
         chunks.append(seen)
     return _joined(chunks)
@@ -94,7 +94,8 @@ def _continues(model: PreTrainedModel, tokens: Tensor) -> bool:
     return all((ours - theirs).norm() <= rounding * theirs.norm() for ours, theirs in pairs)
 
 
-def _inputs(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> dict[str, Any]:
+def inputs_of(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> dict[str, Any]:
+    """What a forward pass over the tokens needs, no cache and as few logits as possible among it."""
     device, shape = token_table(model).device, anatomy_of(model).source_shape
     known = inspect.signature(body(model).forward).parameters
     inputs: dict[str, Any] = {"input_ids": tokens.to(device)}
@@ -109,7 +110,7 @@ def _inputs(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> d
     return inputs
 
 
-def _positions(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> dict[str, Tensor]:
+def positions_of(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> dict[str, Tensor]:
     """Those just to the left of a text, as an argument for models that have no table of positions but take it.
 
     Decoders behind an encoder of images or sound may take it without naming it, and pass it on.

@@ -58,5 +58,6 @@ def _through(module: nn.Module, forward: Callable, *args: Any, **kwargs: Any) ->
         return forward(*args, **kwargs)
     rows, look_up = None if call is None else call.rows, layer.site.look_up
     shift = nullcontext() if look_up is None else shifted(module, layer, look_up, (*args, *kwargs.values()))
-    with shift, Serve(module, layer.site, partial(layer, rows=rows)):
+    observer = None if call is None else call.observer
+    with shift, Serve(module, layer.site, partial(layer, rows=rows), observer):
         return forward(*args, **kwargs)

@@ -19,6 +19,8 @@ from ..anatomy.sites import Site
 from ..arguments import in_order
 from ..attention.attend import attend_with_prefix
 from ..attention.terms import AttentionCall, Prefix, PrefixRows
+from ..attention.weights import prefix_weights
+from .observed import by_query
 from .products import Product, batch_size, canonical, each_query, prefix_scores, prefix_values, read_product
 from .shares import Normaliser, Scores, Weights, carry, follow, share_of
 
@@ -155,9 +157,11 @@ def is_of_the_keys(bias: Tensor | None) -> bool:
 class Serve(AttentionByHand):
     """Lets a prefix take part in every attention of one call of one module."""
 
-    def __init__(self, module: nn.Module, site: Site, give: Give) -> None:
+    def __init__(
+        self, module: nn.Module, site: Site, give: Give, observer: Callable[[nn.Module, Tensor], None] | None = None
+    ) -> None:
         super().__init__()
-        self.module, self.site, self.give = module, site, give
+        self.module, self.site, self.give, self.observer = module, site, give, observer
         self.prefix: Prefix | None = None
         self.uses: list[list[bool]] = []  # one for each attention, filled when its weights have met the values
 
@@ -183,6 +187,8 @@ class Serve(AttentionByHand):
         prefix = self.give(query.shape[0])
         self.uses.append([True])
         out, _ = call.run() if prefix is None else attend_with_prefix(call, prefix)
+        if prefix is not None and self.observer is not None:
+            self.observer(self.module, prefix_weights(call, prefix))
         return out.transpose(1, 2)
 
     def softmax(self, func, scores, args, kwargs):
@@ -222,6 +228,8 @@ class Serve(AttentionByHand):
         return result + prefix_values(product, weights.share, self.prefix.value).to(result.dtype)
 
     def _hand_on(self, weights: Tensor, scores: Scores, share: Tensor) -> None:
+        if self.observer is not None:
+            self.observer(self.module, by_query(self.module, scores, share, self.site.num_key_value_heads))
         carried = Weights(scores, share)
         self.uses.append(carried.spent)
         carry(weights, carried)
