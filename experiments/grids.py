@@ -35,7 +35,7 @@ STARTS: dict[str, dict[str, object]] = {
     "task words": {"init_text": "table to text :"},
 }
 KINDS = ("encoder", "decoder", "cross")
-RATES = (0.25, 1.0, 4.0)  # times a method's own
+RATES = (0.25, 1.0, 4.0, 16.0)  # times a method's own
 CHANGES: tuple[dict[str, object], ...] = (  # of a flat prefix
     STARTS["task words"],
     STARTS["random numbers"],
