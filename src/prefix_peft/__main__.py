@@ -7,12 +7,13 @@ import os
 import sys
 import warnings
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from inspect import cleandoc
 from pathlib import Path
 
 from transformers import HfArgumentParser
 
+from .convert.command import ConvertArguments, convert_command
 from .planning.arguments import InspectArguments
 from .training.arguments import (
     DistillArguments,
@@ -31,6 +32,7 @@ USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help
   evaluate   loss of a trained prefix, and BLEU and other metrics of what it writes
   score      the same metrics of any texts
   generate   what a model with a prefix writes
+  convert    a prefix of another library as one of this, and back
   inspect    where in a model a prefix goes, how large it is, and how it attends; what memory it takes (--plan)
   demo       train and show a prefix on the embedded base model, offline, in a few minutes
 
@@ -136,6 +138,7 @@ COMMANDS = {
     "evaluate": (EvaluateArguments, evaluate_command),
     "score": (ScoreArguments, score_command),
     "generate": (GenerateArguments, generate_command),
+    "convert": (ConvertArguments, convert_command),
     "inspect": (InspectArguments, inspect_command),
 }
 
@@ -163,9 +166,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = HfArgumentParser(
         kind, prog=f"prefix-peft {argv[0]}", description=cleandoc(str(kind.__doc__)), formatter_class=_Help
     )
+    positional = {option.name for option in fields(kind) if option.metadata.get("positional")}
     for action in parser._actions:
         if action.dest == "resume_from_checkpoint":
             action.nargs, action.const = "?", "last"
+        if action.dest in positional:
+            for name in action.option_strings:
+                del parser._option_string_actions[name]
+            action.option_strings, action.required, action.metavar = [], True, action.dest.upper()
     try:
         (arguments,) = parser.parse_args_into_dataclasses(argv[1:])
         run(arguments)
