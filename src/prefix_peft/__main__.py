@@ -7,7 +7,7 @@ import os
 import sys
 import warnings
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from inspect import cleandoc
 from pathlib import Path
 
@@ -166,14 +166,13 @@ def main(argv: list[str] | None = None) -> int:
     parser = HfArgumentParser(
         kind, prog=f"prefix-peft {argv[0]}", description=cleandoc(str(kind.__doc__)), formatter_class=_Help
     )
-    positional = {option.name for option in fields(kind) if option.metadata.get("positional")}
     for action in parser._actions:
         if action.dest == "resume_from_checkpoint":
             action.nargs, action.const = "?", "last"
-        if action.dest in positional:
+        if action.dest in getattr(kind, "positional", ()):
             for name in action.option_strings:
                 del parser._option_string_actions[name]
-            action.option_strings, action.required, action.metavar = [], True, action.dest.upper()
+            action.option_strings, action.required = [], True
     try:
         (arguments,) = parser.parse_args_into_dataclasses(argv[1:])
         run(arguments)

@@ -10,7 +10,6 @@ import json
 import re
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
 from peft import PeftModel
 from peft.utils import CONFIG_NAME
@@ -22,7 +21,7 @@ from transformers.activations import ACT2FN
 from ..anatomy.sites import Site
 from ..anatomy.trial import is_encoder_decoder
 from ..one_pass import KeysValues
-from .attaching import apart, content_of
+from .attaching import apart, base_of, content_of
 from .content import Content, common_shape, from_rows, own_role, sites_of, to_rows
 from .folding import fold
 from .formats import Format, Source, register_format
@@ -36,6 +35,8 @@ SETTINGS = {"architecture": "prefix_tuning", "bottleneck_size": 512, "non_linear
 @register_format("adapters")
 class Adapters(Format):
     """``adapter_config.json`` and ``adapter.safetensors``."""
+
+    is_cache = False
 
     def recognises(self, source: Source) -> bool:
         """By the names of its tensors."""
@@ -59,7 +60,7 @@ class Adapters(Format):
 
     def write(self, directory: Path, model: PeftModel, notes: list[str]) -> None:
         """The flat form, named "default"."""
-        base, what = cast("PreTrainedModel", model.get_base_model()), "an adapter of AdapterHub"
+        base, what = base_of(model), "an adapter of AdapterHub"
         content = apart(base, content_of(model, what))
         tensors = {}
         for location in LOCATIONS[: 3 if is_encoder_decoder(base) else 1]:
@@ -88,7 +89,7 @@ def _sites(model: PreTrainedModel, location: str, settings: Source) -> list[Site
     """Those layers that are not left out."""
     sites, left_out = sites_of(model, _role(model, location)), settings.setting("leave_out", list, [])
     if left_out and is_encoder_decoder(model):
-        raise ValueError(f"leave_out={left_out} counts the layers of encoder and decoder together; it is not converted.")
+        raise ValueError(f"leave_out={left_out} counts encoder and decoder layers together; it is not converted.")
     return [site for layer, site in enumerate(sites) if layer not in left_out]
 
 

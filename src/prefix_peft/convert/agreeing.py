@@ -1,4 +1,4 @@
-"""The proof of a conversion: the model with the prefix, and the bare model behind the same keys and values as a cache."""
+"""The proof of a conversion: the model with a prefix does what the bare model does behind the same as a cache."""
 
 from __future__ import annotations
 

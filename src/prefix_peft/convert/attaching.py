@@ -83,7 +83,7 @@ def content_of(model: PeftModel, what: str) -> Content:
     """The active prefix of ``model``, an MLP folded, for a format that has no gates and one length: ``what``.
 
     Raises:
-        ValueError: a gate, several active prefixes, or several lengths.
+        ValueError: a gate, trained modules, several active prefixes, or several lengths.
     """
     (name,) = model.active_adapters if len(model.active_adapters) == 1 else (None,)
     layers = [layer for layer in prefix_layers(model) if name in layer.config]
@@ -96,6 +96,8 @@ def content_of(model: PeftModel, what: str) -> Content:
     if len(lengths) > 1:
         raise ValueError(f"{what} has one length for all layers, and this prefix has {sorted(lengths)}.")
     config = layers[0].config[name]
+    if config.modules_to_save:
+        raise ValueError(f"{what} has no place for the modules {config.modules_to_save}, which were trained besides.")
     with torch.no_grad():
         parts = {layer.site.name: _of(layer, name) for layer in layers}
     return Content(parts, config.position_mode == "shift", config.num_frozen_tokens)
@@ -146,6 +148,18 @@ def behind(model: PreTrainedModel, content: Content, what: str) -> Content:
             "position 0 of a table of learned positions (position_mode='keep'), which no change of keys replaces."
         )
     return replace(ordered, parts=moved(model, ordered.parts, content.length), behind=True)
+
+
+def as_cache(model: PeftModel, what: str) -> Content:
+    """The active prefix of ``model`` as a cache, with the proof that it does the same."""
+    content = behind(base_of(model), content_of(model, what), what)
+    check_agrees(model, content.parts)
+    return content
+
+
+def base_of(model: PeftModel) -> PreTrainedModel:
+    """What carries the prefix."""
+    return cast("PreTrainedModel", model.get_base_model())
 
 
 def _check_places(model: PreTrainedModel, content: Content) -> None:

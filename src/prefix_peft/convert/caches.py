@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 from peft import PeftModel
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
 from ..one_pass import KeysValues
-from .agreeing import cache_of, check_agrees
-from .attaching import attach, behind, content_of
+from .agreeing import cache_of
+from .attaching import as_cache, attach, base_of
 from .content import Content, own_role, sites_of
 
 CACHE = "a cache"
@@ -24,10 +24,7 @@ def to_cache(model: PeftModel, batch_size: int = 1) -> DynamicCache | EncoderDec
     Raises:
         ValueError: the prefix has sites or gates that a cache does not have, or it could not be the same.
     """
-    base = cast("PreTrainedModel", model.get_base_model())
-    content = behind(base, content_of(model, CACHE), CACHE)
-    check_agrees(model, content.parts)
-    return cache_of(base, content.parts, batch_size)
+    return cache_of(base_of(model), as_cache(model, CACHE).parts, batch_size)
 
 
 def from_cache(model: PreTrainedModel, cache: Any, num_frozen_tokens: int = 0) -> PeftModel:

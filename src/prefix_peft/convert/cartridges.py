@@ -7,7 +7,6 @@ The cartridge takes the first positions, and the text the next ones.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import torch
 from peft import PeftModel
@@ -15,8 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from .agreeing import check_agrees
-from .attaching import behind, content_of
+from .attaching import as_cache, base_of
 from .caches import parts_of
 from .content import Content, common_shape, own_role, sites_of
 from .formats import Format, Source, register_format
@@ -45,9 +43,7 @@ class Cartridges(Format):
 
     def write(self, directory: Path, model: PeftModel, notes: list[str]) -> None:
         """The tensors that their ``TrainableCache`` is made of."""
-        base, what = cast("PreTrainedModel", model.get_base_model()), "a cartridge"
-        content = behind(base, content_of(model, what), what)
-        check_agrees(model, content.parts)
+        base, content = base_of(model), as_cache(model, what := "a cartridge")
         common_shape(sites_of(base, own_role(base)), what)
         tensors = {}
         for index, side in enumerate(SIDES):

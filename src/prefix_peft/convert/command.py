@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ..training.arguments import BaseArguments
 from ..training.models import load_base
 from .converting import OURS, convert
 from .formats import FORMATS
+
+
+WRITTEN = [name for name, known in FORMATS.items() if known.is_written]
 
 
 @dataclass
@@ -21,9 +25,13 @@ class ConvertArguments(BaseArguments):
       prefix-peft convert my-prefix their-prefix --model gpt2-medium --to peft
     """
 
-    old: str = field(default="", metadata={"help": "The prefix that there is.", "positional": True})
-    new: str = field(default="", metadata={"help": "The directory to write.", "positional": True})
-    to: str = field(default=OURS, metadata={"help": "The format of NEW.", "choices": sorted(FORMATS)})
+    old: str = field(default="", metadata={"help": "The prefix that there is.", "metavar": "OLD"})
+    new: str = field(default="", metadata={"help": "The directory to write.", "metavar": "NEW"})
+    to: str = field(
+        default=OURS,
+        metadata={"help": "The format of NEW.", "choices": WRITTEN},
+    )
+    positional: ClassVar = ("old", "new")  # given without their names
 
 
 def convert_command(arguments: ConvertArguments) -> None:

@@ -50,9 +50,11 @@ def convert(old: str | Path, new: str | Path, model: PreTrainedModel, to: str = 
     source, known = look(old)
     if target is known:
         raise ValueError(f"{old} is of the format {to!r} already; choose another with --to.")
+    if not target.is_written:
+        raise ValueError(f"no file of the format {to!r} is written: its code takes no folded prefix.")
     if new.exists() or not new.absolute().parent.is_dir():
         raise ValueError(f"{new} must be a new directory in one that exists; choose another name.")
-    notes: list[str] = []
+    notes = _of_places(model) if known.is_cache or target.is_cache else []
     give_back = remember(model)
     wrapped = known.load(source, model, notes)
     try:
@@ -63,3 +65,17 @@ def convert(old: str | Path, new: str | Path, model: PreTrainedModel, to: str = 
     finally:
         give_back(wrapped)
     return Conversion(known.name, to, notes)
+
+
+def _of_places(model: PreTrainedModel) -> list[str]:
+    """Where a prefix and a cache part ways: in long texts of models that forget or stretch."""
+    config, notes = model.config.get_text_config(decoder=True), []
+    if window := getattr(config, "sliding_window", None):
+        notes.append(f"in sliding layers a cache is out of sight after {window} tokens; a prefix here stays in sight.")
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") in ("dynamic", "longrope"):
+        notes.append(
+            f"the rotary frequencies change in texts of more than {config.max_position_embeddings} tokens "
+            f"({rope['rope_type']}), among which a cache counts and a prefix here does not; up to there both are equal."
+        )
+    return notes

@@ -12,9 +12,7 @@ from torch import Tensor
 from .formats import Source
 
 
-def fold(
-    source: Source, embedding: str, maps: str, activation: Callable[[Tensor], Tensor] = torch.tanh
-) -> Tensor:
+def fold(source: Source, embedding: str, maps: str, activation: Callable[[Tensor], Tensor] = torch.tanh) -> Tensor:
     """What ``embedding.weight`` (P, m) becomes by the linear maps ``maps.0``, ``maps.2``, ... : rows (P, n).
 
     Raises:

@@ -55,6 +55,8 @@ class Format:
     """One way to keep a prefix. What one kind of file cannot say is refused where it is read or written."""
 
     name = ""
+    is_cache = True  # what it holds is put into the model's cache, where the text follows
+    is_written = True
 
     def recognises(self, source: Source) -> bool:
         """Whether ``source`` is of this format."""
@@ -70,7 +72,7 @@ class Format:
 
     def write(self, directory: Path, model: PeftModel, notes: list[str]) -> None:
         """Write the active prefix of ``model``."""
-        raise ValueError(f"no file of the format {self.name!r} is written.")
+        raise NotImplementedError
 
 
 FORMATS: dict[str, Format] = {}

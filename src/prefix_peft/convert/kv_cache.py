@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from .agreeing import check_agrees
-from .attaching import behind, content_of
+from .attaching import as_cache
 from .caches import CACHE, parts_of
 from .content import Content
 from .formats import Format, Source, register_format
@@ -37,9 +35,7 @@ class KVCache(Format):
 
     def write(self, directory: Path, model: PeftModel, notes: list[str]) -> None:
         """In float32, whatever the model runs in."""
-        base = cast("PreTrainedModel", model.get_base_model())
-        content = behind(base, content_of(model, CACHE), CACHE)
-        check_agrees(model, content.parts)
+        content = as_cache(model, CACHE)
         pairs = enumerate(content.parts.values())
         tensors = {f"layers.{i}.{side}": t[None].contiguous() for i, pair in pairs
                    for side, t in zip(("key", "value"), pair, strict=True)}  # fmt: skip

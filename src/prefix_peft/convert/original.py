@@ -23,6 +23,8 @@ ROLES = {"decoder": ("wte", "control_trans"), "encoder": ("wte_enc", "control_tr
 class Original(Format):
     """The state of ``PrefixTuning``, or of it without the MLP ("shallow")."""
 
+    is_written = False
+
     def recognises(self, source: Source) -> bool:
         """By the names of its modules."""
         return bool({"control_trans", "control_trans.0.weight", "control_trans_enc.0.weight"} & source.names)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 from peft import PeftModel
 from safetensors.torch import save_file
 from transformers import PreTrainedModel
 
-from .agreeing import check_agrees
-from .attaching import behind, content_of
+from .attaching import as_cache, base_of
 from .content import Content, from_rows, own_role, sites_of, to_rows
 from .folding import fold
 from .formats import Format, Source, register_format
@@ -36,8 +34,6 @@ class PTuningV2(Format):
 
     def write(self, directory: Path, model: PeftModel, notes: list[str]) -> None:
         """The flat form (prefix_projection=False), for ``load_state_dict(..., strict=False)``."""
-        base, what = cast("PreTrainedModel", model.get_base_model()), "P-tuning v2"
-        content = behind(base, content_of(model, what), what)
-        check_agrees(model, content.parts)
+        base, content = base_of(model), as_cache(model, what := "P-tuning v2")
         rows = to_rows(content.parts, sites_of(base, own_role(base)), what)
         save_file({f"{EMBEDDING}.weight": rows}, directory / "prefix_encoder.safetensors")

@@ -7,7 +7,6 @@ decoder's self-attention alone, and its layer i reads the numbers of layer 2 i m
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast
 
 import torch
 from peft import CartridgeConfig, PeftModel, PrefixTuningConfig
@@ -20,8 +19,7 @@ from ..anatomy.sites import Site
 from ..anatomy.trial import is_encoder_decoder
 from ..one_pass import KeysValues
 from ..wrap import infer_task_type
-from .agreeing import check_agrees
-from .attaching import behind, content_of
+from .attaching import as_cache, base_of
 from .content import Content, common_shape, from_rows, own_role, sites_of, to_rows
 from .formats import Format, Source, register_format
 
@@ -54,7 +52,6 @@ class PrefixTuning(Format):
         if is_encoder_decoder(model):
             parts = _as_read(parts)
             _note_unread(parts, notes)
-        _note_window(model, notes)
         return Content(parts, behind=True, num_frozen_tokens=self.frozen(source, len(rows), notes))
 
     def frozen(self, source: Source, length: int, notes: list[str]) -> int:
@@ -63,15 +60,13 @@ class PrefixTuning(Format):
 
     def write(self, directory: Path, model: PeftModel, notes: list[str]) -> None:
         """As PEFT would save it, after the proof that its model does the same."""
-        base = cast("PreTrainedModel", model.get_base_model())
-        what = f"PEFT's {self.peft_type}"
-        content, sites = behind(base, content_of(model, what), what), sites_of(base, own_role(base))
-        check_agrees(model, content.parts)
+        base, what = base_of(model), f"PEFT's {self.peft_type}"
+        content, sites = as_cache(model, what), sites_of(base, own_role(base))
         parts = _as_written(content.parts, notes) if is_encoder_decoder(base) else content.parts
         heads, dim = common_shape(sites, what)
         config = self.config(content, notes)
         config.task_type = infer_task_type(base)
-        config.base_model_name_or_path = base.name_or_path
+        config.base_model_name_or_path = base.name_or_path or None
         config.num_virtual_tokens, config.num_layers = content.length, len(sites)
         config.token_dim, config.num_attention_heads = heads * dim, heads
         config.num_transformer_submodules = 2 if is_encoder_decoder(base) else 1
@@ -96,7 +91,7 @@ class Cartridge(PrefixTuning):
         """All but one at most, for a prefix of which nothing trains is none."""
         count = source.setting("num_frozen_tokens", int, 1)
         if count >= length:
-            notes.append(f"num_frozen_tokens={count} of {length} leaves nothing to train; here {length - 1} are frozen.")
+            notes.append(f"num_frozen_tokens={count} of {length} leaves none to train; here {length - 1} are frozen.")
         return max(0, min(count, length - 1))
 
     def config(self, content: Content, notes: list[str]) -> PromptLearningConfig:
@@ -156,9 +151,3 @@ def _note_unread(parts: KeysValues, notes: list[str]) -> None:
             f"of {len(parts)} layers PEFT reads every second one's numbers, twice each; so does this prefix. What was "
             "in the others had no effect and is left out."
         )
-
-
-def _note_window(model: PreTrainedModel, notes: list[str]) -> None:
-    window = getattr(model.config.get_text_config(decoder=True), "sliding_window", None)
-    if window:
-        notes.append(f"in sliding layers PEFT's prefix is out of sight after {window} tokens; this one stays in sight.")

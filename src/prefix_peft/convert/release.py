@@ -15,6 +15,8 @@ from .formats import Format, Source, register_format
 class Release(Format):
     """``adapter_model.safetensors`` with the keys and values of each site; its config knows the base model."""
 
+    is_cache = False
+
     def recognises(self, source: Source) -> bool:
         """By the type that the config names."""
         return source.config.get("peft_type") == str(PREFIX_KV)
