@@ -99,6 +99,7 @@ def test_a_prefix_of_peft_does_what_it_does_there_and_goes_back(base, kind, tmp_
     config = ours(tmp_path / "new", base).peft_config["default"]
     assert config.position_mode == ("shift" if base in LEARNED else "keep")
     assert config.num_frozen_tokens == (2 if kind == "cartridge" else 0) and config.base_fingerprint
+    assert config.trained_with == {"converted_from": "cartridge" if kind == "cartridge" else "peft"}
     to = "cartridge" if kind == "cartridge" else "peft"
     convert.convert(tmp_path / "new", tmp_path / "back", model, to=to)
     before, after = (load_file(tmp_path / name / WEIGHTS)["prompt_embeddings"] for name in ("old", "back"))
@@ -512,6 +513,25 @@ def test_a_wrapped_model_and_an_old_directory_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"\(2, 2, 4, 14\).*one row"):
         cache = [(torch.ones(2, 2, P, 14),) * 2] * 3
         convert.from_cache(BASES["llama"](), cache)
+
+
+def test_a_full_disk_leaves_no_half_of_a_file(tmp_path, monkeypatch):
+    def fail(tensors, path, **more):
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    release("llama")(tmp_path / "old")
+    monkeypatch.setattr(convert.kv_cache, "save_file", fail)
+    model = BASES["llama"]()
+    with pytest.raises(OSError, match="no space left"):
+        convert.convert(tmp_path / "old", tmp_path / "new", model, to="cache")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"] and not prefix_layers(model)
+
+
+def test_models_that_stretch_their_positions_are_told_of(tmp_path):
+    model = small("Llama", rope_parameters={"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4})
+    done = convert.convert(LLAMA_FILE(tmp_path / "old"), tmp_path / "new", model)
+    assert "more than 128 tokens (dynamic)" in done.notes[0]
 
 
 class Trap:

@@ -99,13 +99,13 @@ def _rows(source: Source, settings: Source, module: str, sites: list[Site]) -> T
         heads, dim = common_shape(sites, module)
         width = 2 * len(sites) * heads * dim
         return flat.reshape(-1, width) if width and flat.numel() % width == 0 else flat
-    name = settings.setting("non_linearity", str, "tanh").lower()
+    activation: str = settings.setting("non_linearity", str, "tanh").lower()
     if "version" not in source.config:  # files of old, whose names meant others
-        name = {"gelu": "gelu_new", "gelu_orig": "gelu"}.get(name, name)
-    name = {"leakyrelu": "leaky_relu"}.get(name, name)
-    if name not in ACT2FN:
-        raise ValueError(f"the MLP in {source.file} has the non_linearity {name!r}, which is unknown.")
-    return fold(source, f"{module}.wte", f"{module}.control_trans", ACT2FN[name])
+        activation = {"gelu": "gelu_new", "gelu_orig": "gelu"}.get(activation, activation)
+    activation = "leaky_relu" if activation == "leakyrelu" else activation
+    if activation not in ACT2FN:
+        raise ValueError(f"the MLP in {source.file} has the non_linearity {activation!r}, which is unknown.")
+    return fold(source, f"{module}.wte", f"{module}.control_trans", ACT2FN[activation])
 
 
 def _config(model: PreTrainedModel, length: int, tensors: dict[str, Tensor]) -> str:

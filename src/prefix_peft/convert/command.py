@@ -10,7 +10,6 @@ from ..training.models import load_base
 from .converting import OURS, convert
 from .formats import FORMATS
 
-
 WRITTEN = [name for name, known in FORMATS.items() if known.is_written]
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 from peft import PeftModel
 from transformers import PreTrainedModel
 
+from ..config import PrefixConfig
 from ..whole import whole_directory
 from .attaching import remember
 from .formats import format_named, look
@@ -58,7 +60,7 @@ def convert(old: str | Path, new: str | Path, model: PreTrainedModel, to: str = 
     give_back = remember(model)
     wrapped = known.load(source, model, notes)
     try:
-        for config in wrapped.peft_config.values():
+        for config in cast("dict[str, PrefixConfig]", wrapped.peft_config).values():
             config.trained_with = config.trained_with or {"converted_from": known.name}
         with whole_directory(new) as draft:
             target.write(draft, wrapped, notes)
