@@ -49,6 +49,15 @@ BASES = {
     "bart-3": lambda: bart(3),
     "neox": lambda: small("GPTNeoX", num_attention_heads=3, num_key_value_heads=None, rotary_pct=0.5),  # partial
     "cohere": lambda: small("Cohere"),  # interleaved
+    "gpt-oss": lambda: small(  # sinks, beside which equal tokens are not all the same
+        "GptOss",
+        num_local_experts=2,
+        num_experts_per_tok=1,
+        layer_types=["full_attention"] * 3,
+        hidden_size=48,
+        intermediate_size=32,
+        rope_parameters={"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4},
+    ),
     "smollm3": lambda: small("SmolLM3", no_rope_layers=[1, 0, 1], pad_token_id=0),  # one layer without positions
 }
 KINDS = {
@@ -300,7 +309,7 @@ def test_layers_that_adapterhub_left_out_stay_without(tmp_path):
     assert [layer.site.name.split(".")[-2] for layer in prefix_layers(model)] == ["0", "2"]
 
 
-@pytest.mark.parametrize("base", ["gpt2", "llama", "gemma3", "neox", "cohere", "smollm3", "bart-3"])
+@pytest.mark.parametrize("base", ["gpt2", "llama", "gemma3", "neox", "cohere", "gpt-oss", "smollm3", "bart-3"])
 @torch.no_grad()
 def test_a_cache_does_what_the_prefix_does_and_becomes_it_again(base, tmp_path):
     learned = base in ("gpt2", "bart-3")

@@ -1,8 +1,8 @@
 """Rotary positions of a prefix's keys: moving them along while the text moves.
 
 A query at position P + t meets a raw key k as a query at t meets R(-P) k, for rotary attention knows differences alone.
-Which layers rotate, by which frequencies and which pairs of numbers, is not looked up: equal tokens are read, whose
-keys are the same but for their rotation, and each way of rotating is tried on them.
+Which layers rotate, by which frequencies and which pairs of numbers, is not looked up: equal tokens are read at two
+places, where their keys are the same but for their rotation, and each way of rotating is tried on them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 
 from ..anatomy.trial import vocabulary
 from ..one_pass import KeysValues
-from ..reading import read_activations
+from ..reading import read_activations, read_in_place
 
-DISTANCE = 48  # between the tokens that are compared
+DISTANCE = 48  # between the places
 
 
 @dataclass(frozen=True)
@@ -50,22 +50,27 @@ def rotations_of(model: PreTrainedModel, sites: list[str]) -> dict[str, Rotation
     Raises:
         ValueError: keys that change with their place in a way that is no rotation by known frequencies.
     """
-    token = min(7, vocabulary(model) - 1)
-    tokens = torch.full((1, DISTANCE + 1), token)
-    read = read_activations(model, tokens, tokens)
+    tokens = torch.full((1, DISTANCE), min(7, vocabulary(model) - 1))
+    here, left = read_in_place(model, tokens, tokens), read_activations(model, tokens, tokens)
+    if all(torch.equal(here[name][0], left[name][0]) for name in sites):  # a model that is not told positions
+        tokens = torch.cat([tokens, tokens[:, :1]], dim=1)
+        left = read_in_place(model, tokens, tokens)
+        here = {name: (keys.roll(1, dims=1), values) for name, (keys, values) in left.items()}  # the last one first
     buffers = [b for name, b in model.named_buffers() if name.endswith("inv_freq") and "original" not in name]
     frequencies = [buffer.detach().double().cpu().flatten() for buffer in buffers]
-    return {name: _rotation(name, read[name][0].cpu(), frequencies, model.dtype) for name in sites}
+    return {
+        name: _rotation(name, here[name][0][:, 0].cpu(), left[name][0][:, 0].cpu(), frequencies, model.dtype)
+        for name in sites
+    }
 
 
-def _rotation(site: str, keys: Tensor, frequencies: list[Tensor], dtype: torch.dtype) -> Rotation:
-    """That which turns the last of equal tokens' ``keys`` (G, DISTANCE + 1, D) into the first."""
-    first, last, width = keys[:, 0], keys[:, -1], keys.shape[-1]
-    ways = [NONE]
+def _rotation(site: str, here: Tensor, left: Tensor, frequencies: list[Tensor], dtype: torch.dtype) -> Rotation:
+    """That which turns keys (G, D) ``here`` into those ``left`` by `DISTANCE` positions."""
+    ways, width = [NONE], here.shape[-1]
     for rates in frequencies:
         starts = {0, width - 2 * len(rates)} if 2 * len(rates) <= width else set()
         ways += [Rotation(rates, interleaved, start) for start in starts for interleaved in (False, True)]
-    errors = [float((way(last, -DISTANCE) - first).norm() / first.norm()) for way in ways]
+    errors = [float((way(here, -DISTANCE) - left).norm() / left.norm()) for way in ways]
     best = min(range(len(ways)), key=errors.__getitem__)
     if not errors[best] < torch.finfo(dtype).eps ** 0.5:
         raise ValueError(
