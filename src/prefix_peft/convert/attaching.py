@@ -30,6 +30,9 @@ def attach(model: PreTrainedModel, content: Content) -> PeftModel:
     """
     if isinstance(model, PeftModel):
         raise ValueError("the model is a PeftModel already; give the base model (model.unload()).")
+    lengths = {keys.shape[1] for keys, _ in content.parts.values()}
+    if len(lengths) > 1:
+        raise ValueError(f"the parts of the prefix have different lengths, {sorted(lengths)}; convert them apart.")
     shifts = content.behind and own_role(model) in anatomy_of(model).positions
     placed = content if shifts else apart(model, content)
     give_back = remember(model)
