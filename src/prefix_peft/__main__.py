@@ -14,6 +14,7 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
+from .convert.command import ConvertArguments, convert_command
 from .planning.arguments import InspectArguments
 from .training.arguments import (
     DistillArguments,
@@ -34,6 +35,7 @@ USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help
   evaluate   loss of a trained prefix, and BLEU and other metrics of what it writes
   score      the same metrics of any texts
   generate   what a model with a prefix writes
+  convert    a prefix of another library as one of this, and back
   inspect    where in a model a prefix goes, and how it attends; what is inside a trained one; memory (--plan)
   recipes    the paper's hyperparameters, which train and evaluate take as --recipe NAME
   demo       train and show a prefix on the embedded base model, offline, in a few minutes
@@ -141,6 +143,7 @@ COMMANDS = {
     "evaluate": (EvaluateArguments, evaluate_command),
     "score": (ScoreArguments, score_command),
     "generate": (GenerateArguments, generate_command),
+    "convert": (ConvertArguments, convert_command),
     "inspect": (InspectArguments, inspect_command),
 }
 
@@ -193,6 +196,10 @@ def _parser(command: str) -> HfArgumentParser:
     for action in parser._actions:
         if action.dest == "resume_from_checkpoint":
             action.nargs, action.const = "?", "last"
+        if action.dest in getattr(kind, "positional", ()):
+            for name in action.option_strings:
+                del parser._option_string_actions[name]
+            action.option_strings, action.required = [], True
     return parser
 
 

@@ -41,6 +41,14 @@ def read_activations(
         return _at_once(model, tokens, decoder_tokens, exact=exact)
 
 
+def read_in_place(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor) -> KeysValues:
+    """The same where a text begins, at positions 0, 1, ..., of few tokens."""
+    by_hand = [model.get_submodule(name) for name, site in anatomy_of(model).sites.items() if site.by_hand]
+    lengths = {"encoder": tokens.shape[1], "cross": tokens.shape[1], "decoder": decoder_tokens.shape[1]}
+    with undisturbed(model), opened(by_hand):
+        return one_pass(model, _inputs(model, tokens, decoder_tokens), {}, lengths)[0]
+
+
 def _at_once(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor, *, exact: bool = True) -> KeysValues:
     inputs, positions = inputs_of(model, tokens, decoder_tokens), positions_of(model, tokens, decoder_tokens)
     length = tokens.shape[1]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from huggingface_hub.errors import EntryNotFoundError
 from peft.utils import CONFIG_NAME
 from peft.utils.other import SAFETENSORS_WEIGHTS_NAME, WEIGHTS_NAME
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from .config import DTYPES, Shapes
 
@@ -86,24 +89,46 @@ def read_json(path: str | os.PathLike, largest: int = LARGEST_JSON) -> dict[str,
     return value
 
 
+def tensor_names(path: Path) -> list[str]:
+    """The names in a safetensors file, whose tensors are not looked at."""
+    with _opened(path) as file:
+        return list(file.keys())
+
+
+def read_tensors(path: Path, names: Sequence[str]) -> dict[str, Tensor]:
+    """Some tensors of a safetensors file, if their numbers are some that a model can have.
+
+    Raises:
+        ValueError: the file is no whole safetensors file, or holds a number that is none.
+    """
+    with _opened(path) as file:
+        return {name: _checked(path, name, file) for name in names}
+
+
 def _shapes(path: Path) -> Shapes:
+    with _opened(path) as file:
+        return {name: tuple(_checked(path, name, file).shape) for name in file.keys()}  # noqa: SIM118
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     if not path.is_file():
         raise ValueError(f"{path} is no file. Fetch or save it again.")
     try:
         with safe_open(path, framework="pt", backend="pread") as file:  # its mmap keeps something of every tensor
-            return {name: _checked(path, name, file) for name in file.keys()}  # noqa: SIM118
+            yield file
     except SafetensorError as error:
         raise ValueError(f"{path} is no whole safetensors file ({error}). Fetch or save it again.") from error
 
 
-def _checked(path: Path, name: str, file: Any) -> tuple[int, ...]:
-    """The shape of one tensor, if its numbers are some that a model can have."""
+def _checked(path: Path, name: str, file: Any) -> Tensor:
+    """One tensor, if its numbers are some that a model can have."""
     tensor = file.get_tensor(name)
     if MARK in name and str(tensor.dtype).removeprefix("torch.") not in DTYPES:
         raise ValueError(f"{path}: {name} is {tensor.dtype}; a prefix is written in one of {list(DTYPES)}.")
     if tensor.is_floating_point() and not torch.isfinite(tensor).all():
         raise ValueError(f"{path}: {name} holds NaN or infinity, which would make every output NaN.")
-    return tuple(tensor.shape)
+    return tensor
 
 
 def _download(repo_id: str, subfolder: str | None, **hub: Any) -> Path:
