@@ -46,7 +46,7 @@ def read_in_place(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor
     by_hand = [model.get_submodule(name) for name, site in anatomy_of(model).sites.items() if site.by_hand]
     lengths = {"encoder": tokens.shape[1], "cross": tokens.shape[1], "decoder": decoder_tokens.shape[1]}
     with undisturbed(model), opened(by_hand):
-        return one_pass(model, _inputs(model, tokens, decoder_tokens), {}, lengths)[0]
+        return one_pass(model, inputs_of(model, tokens, decoder_tokens), {}, lengths)[0]
 
 
 def _at_once(model: PreTrainedModel, tokens: Tensor, decoder_tokens: Tensor, *, exact: bool = True) -> KeysValues:
