@@ -12,6 +12,7 @@ from .experiment import Experiment
 from .figures import figure, gathered, main_metric, metrics_of
 
 SOURCES = 8  # of which texts are shown, as in the paper
+WIDEST = 8  # columns of a table
 
 
 def shown(experiment: Experiment, results: Sequence[Result]) -> str:
@@ -43,6 +44,9 @@ def _by_place(experiment: Experiment, results: Sequence[Result], task: str, spli
     groups = {key[2:]: found for key, found in gathered(experiment, results).items() if key[:2] == (task, split)}
     places = sorted(dict.fromkeys(place for _, place in groups))
     metric = main_metric(next(iter(groups.values()))[0].scores[split])
+    if len(places) > WIDEST:
+        rows = [[line, f"{place:g}", _cell(found, split, metric)] for (line, place), found in groups.items()]
+        return markdown_table(["", str(experiment.x), metric], rows)
     rows = [
         [line, *(_cell(groups.get((line, place), []), split, metric) for place in places)]
         for line in dict.fromkeys(line for line, _ in groups)
