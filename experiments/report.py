@@ -45,7 +45,7 @@ def _by_place(experiment: Experiment, results: Sequence[Result], task: str, spli
     places = sorted(dict.fromkeys(place for _, place in groups))
     metric = main_metric(next(iter(groups.values()))[0].scores[split])
     if len(places) > WIDEST:
-        rows = [[line, f"{place:g}", _cell(found, split, metric)] for (line, place), found in groups.items()]
+        rows = [[line, f"{place:g}", _cell(found, split, metric)] for (line, place), found in sorted(groups.items())]
         return markdown_table(["", str(experiment.x), metric], rows)
     rows = [
         [line, *(_cell(groups.get((line, place), []), split, metric) for place in places)]
