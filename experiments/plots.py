@@ -11,6 +11,7 @@ from .experiment import Experiment
 from .figures import Figure, figure, gathered, main_metric
 
 OURS = "prefix"
+MOST_TICKS = 8  # with their own numbers
 
 
 def draw(experiment: Experiment, results: Sequence[Result], path: Path) -> Path | None:
@@ -48,8 +49,9 @@ def _lines(axes: Any, figures: dict[tuple[str, Any], Figure]) -> None:
         axes.fill_between(places, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
     axes.set_xscale("log")
     ticks = sorted({place for _, place in figures})
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_xticks([], minor=True)
+    if len(ticks) <= MOST_TICKS:
+        axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
     axes.legend(frameon=False)
 
 
