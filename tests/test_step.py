@@ -218,3 +218,15 @@ def test_other_options_are_another_question(model, options):
     assert again(layer, "sdpa", query, key, key, None, same | options) is None
     half = query.bfloat16(), key.bfloat16(), key.bfloat16()
     assert again(layer, "sdpa", *half, None, same) is None
+
+
+@torch.no_grad()
+def test_tokens_that_are_frozen_are_not_remembered(used):
+    model = prefix_peft.wrap(build("llama"), num_virtual_tokens=3, num_frozen_tokens=1).eval()
+    ids, cache = tokens(2, PROMPT + 3), DynamicCache()
+    found = [step(model, ids[:, :PROMPT], cache)]
+    found += [step(model, ids[:, i : i + 1], cache) for i in range(PROMPT, PROMPT + 3)]
+    torch.testing.assert_close(
+        torch.stack(found, 1), model(input_ids=ids).logits[:, PROMPT - 1 :], atol=2e-6, rtol=1e-5
+    )
+    assert used[True] == 0

@@ -30,6 +30,12 @@ LIKELY = {
     "step": [0, 1, 5, -1, 10**400, 1.0, True], "seconds": [0, 0.5, -1, float("nan"), "1"], "arguments": [{}, 5, None],
     "log": [[], [5], [{"step": 1, "loss": 2.5}], [{"loss": 1}], {}], "scaler": [None, 5], "spell": [1],
 }  # fmt: skip
+# what the commands do not run without, but for the model
+NEEDED = {
+    "train": ["--train-file", "t", "--output-dir", "o"], "distill": ["--document-file", "d", "--output-dir", "o"],
+    "evaluate": ["--adapter", "a", "--data-file", "d"], "generate": ["--adapter", "a", "--prompt", "p"],
+    "score": ["--predictions", "p", "--references", "r"], "convert": ["old", "new"],
+}  # fmt: skip
 
 
 class States:
@@ -174,8 +180,7 @@ class CommandLines:
         if name in self.commands:
             options = [f"--{field.name}" for field in fields(self.commands[name][0])]
             argv += ["--model", "m"] * (not dice.once_in(8))
-            argv += ["--train-file", "t", "--output-dir", "o"] * (name == "train" and not dice.once_in(4))
-            argv += ["--adapter", "a"] * (name in ("evaluate", "generate") and not dice.once_in(4))
+            argv += NEEDED.get(name, []) * (not dice.once_in(4))
             for _ in range(dice.below(4)):
                 option = texts.word(dice) if dice.once_in(8) else dice.pick(options).replace("_", dice.pick("-_"))
                 given = [str(dice.pick([*texts.NUMBERS, True])), texts.word(dice), str(self.directory), ""]
@@ -195,7 +200,8 @@ class CommandLines:
         assert said.getvalue() or status == 0, "refused without a word"
         if status == 2:
             raise ValueError(said.getvalue())
-        given = {name.removeprefix("--").replace("-", "_"): value for name, value in pairwise(case[1:])}
+        named = [(name[2:].replace("-", "_"), value) for name, value in pairwise(case[1:]) if name.startswith("--")]
+        given = dict(named)
         values = asdict(self.ran[0]) if self.ran else {}
         other = {name: given[name] for name in given.keys() & values.keys() if not _same(values[name], given[name])}
         assert not other, f"{other} became {values}"
@@ -208,4 +214,6 @@ class CommandLines:
 def _same(value: Any, given: str) -> bool:
     if given.startswith("--") or isinstance(value, bool):  # a flag alone
         return True
+    if isinstance(value, list):
+        return given in value
     return value == given if isinstance(value, str) else repr(value) == repr(type(value)(given))

@@ -33,7 +33,7 @@ class Step(NamedTuple):
     config: dict[str, PrefixConfig]  # the layer's, another when an adapter comes or goes
     form: str
     encoder: FlatEncoder
-    places: tuple[int, int]  # where the parameters lie
+    places: tuple[int, ...]  # where the parameters lie
     drops: bool  # in training
 
 
@@ -56,7 +56,7 @@ def remember(layer: PrefixLayer, call: AttentionCall, prefix: Prefix | PrefixRow
         return
     names, known = layer.active_adapters, layer.prefix_kv_encoder
     encoder = known[names[0]] if len(names) == 1 and names[0] in known else None
-    if not isinstance(encoder, FlatEncoder) or isinstance(prefix, PrefixRows) or layer.site.turns > 1:
+    if type(encoder) is not FlatEncoder or isinstance(prefix, PrefixRows) or layer.site.turns > 1:
         return
     short = prefix.key.shape[2] <= SHORT and prefix.key.dtype == call.query.dtype and not is_dtensor(encoder.p_key)
     drops = layer.config[names[0]].prefix_dropout > 0
@@ -90,9 +90,8 @@ def _stands_alike(step: Step, layer: PrefixLayer) -> bool:
     )
 
 
-def _places(encoder: FlatEncoder) -> tuple[int, int]:
-    parameters: Any = encoder._parameters  # asked directly, which a module's attributes are not
-    return parameters["p_key"].data_ptr(), parameters["p_value"].data_ptr()
+def _places(encoder: FlatEncoder) -> tuple[int, ...]:
+    return tuple(parameter.data_ptr() for parameter in encoder._parameters.values() if parameter is not None)
 
 
 def _is_hooked(module: nn.Module) -> bool:
