@@ -24,10 +24,10 @@ FINDINGS = {  # by experiment and base
     ("table", _BASE): """One seed, 200 steps of 10 pairs, 100 records of each part: a difference of one or two BLEU says
 nothing. Fine-tuning is far ahead on seen topics, for it teaches what this base does not know, which a prefix cannot
 (Petrov et al. 2024). On unseen topics it loses 43 % of its BLEU and the prefix 14 %; there the prefix is above the
-adapter, LoRA and PEFT's prefix of its size, in the paper's order, but still below fine-tuning, against the paper. The
-MLP does not help: at its best rate it ends below the flat prefix, in loss as well.""",
+adapter, LoRA and PEFT's prefix of its size, but below fine-tuning, against the paper. The MLP does not help: at its
+best rate it ends below the flat prefix, in loss as well.""",
     ("low-data", _BASE): """One draw and one seed, at the rates that `tune` found on WebNLG. Fine-tuning is ahead with
-50 examples as with 500, the contrary of the paper. The base has never seen a record of a restaurant worded, its loss is
-3 to 4 nats a token, and few examples teach it more than a prefix can bring out. What the paper shows needs a base that
-has the skill.""",
+50 examples as with 500, the contrary of the paper. The base has never seen a record of a restaurant worded (the
+prefix ends at 3.9 to 2.4 nats a token, fine-tuning at 3.2 to 1.9), so there is more to teach than to bring out. The gap
+is 12 BLEU with 50 examples and 9 with 500. What the paper shows needs a base that has the skill.""",
 }

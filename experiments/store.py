@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable
 from dataclasses import replace
@@ -18,14 +19,16 @@ class Store:
     def __init__(self, directory: Path) -> None:
         self.file = directory / FILE
         lines = self.file.read_text("utf-8").splitlines() if self.file.is_file() else []
-        results = map(Result.from_json, filter(_is_whole, lines))
+        results = map(self._with_samples, map(Result.from_json, filter(_is_whole, lines)))
         self.results = {(result.experiment, result.cell.identity): result for result in results}
 
     def add(self, result: Result) -> None:
         """Keep it, on the disk as well before this returns."""
-        line = result.as_json()
-        self.results[result.experiment, result.cell.identity] = Result.from_json(line)
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        samples = self._samples(result)
+        samples.parent.mkdir(parents=True, exist_ok=True)
+        samples.write_text(json.dumps(result.samples, ensure_ascii=False, indent=1), "utf-8")
+        line = replace(result, samples={}).as_json()
+        self.results[result.experiment, result.cell.identity] = self._with_samples(Result.from_json(line))
         with self.file.open("a+b") as file:
             if file.tell() and not _ends_a_line(file.name):
                 file.write(b"\n")  # the command was killed while it wrote; that line is not whole and stays unread
@@ -45,6 +48,14 @@ class Store:
     def of(self, experiment: str) -> list[Result]:
         """All results of an experiment."""
         return [result for (name, _), result in self.results.items() if name == experiment]
+
+    def _samples(self, result: Result) -> Path:
+        """A file of their own, for sources are the data set's, and not everybody's to publish."""
+        return self.file.parent / "samples" / f"{result.cell.identity}.json"
+
+    def _with_samples(self, result: Result) -> Result:
+        file = self._samples(result)
+        return replace(result, samples=json.loads(file.read_text("utf-8"))) if file.is_file() else result
 
 
 def _is_whole(line: str) -> bool:

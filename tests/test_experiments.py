@@ -67,6 +67,13 @@ def test_the_store_survives_a_line_that_was_cut_short(tmp_path):
     assert Store(tmp_path).missing("table", cells) == cells[2:]
 
 
+def test_texts_of_the_data_are_kept_apart(tmp_path):
+    result = result_of(CELL, samples={"test": [["a source", "a text"]]})
+    Store(tmp_path).add(result)
+    assert "a source" not in (tmp_path / "cells.jsonl").read_text("utf-8")
+    assert Store(tmp_path).of("table") == [result]
+
+
 def test_what_one_experiment_found_holds_in_another(tmp_path):
     store = Store(tmp_path)
     store.add(result_of(CELL, experiment="table"))
