@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 import time
@@ -41,6 +42,7 @@ def _work(work: Callable[[], int | None], said: Path, before: Callable[[], None]
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     os.environ["ACCELERATE_USE_CPU"] = "true"  # a GPU computes other bits each time
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
     if before is not None:
         before()
     sys.exit(work())
