@@ -85,10 +85,8 @@ def run(cell: Cell, experiment: str, place: Place, learning_rate: float) -> Resu
 
 def prepared(cell: Cell, base: PreTrainedModel) -> nn.Module:
     """The base, made trainable by the cell's method at the cell's size."""
-    method, settings = (
-        METHODS[cell.method],
-        Settings(**dict(cell.knobs), seed=cell.seed, tokenizer_name_or_path=cell.base),
-    )
+    method = METHODS[cell.method]
+    settings = Settings(**dict(cell.knobs), seed=cell.seed, tokenizer_name_or_path=cell.base)
     if cell.as_prefix or cell.share:
         settings = size_at(method, base, _budget(cell, base), settings)
     return method.prepare(base, settings)

@@ -42,7 +42,10 @@ def _section(experiment: Experiment, base: str, results: Sequence[Result], path:
 def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
     hours = sum(result.seconds for result in results) / 3600
     cell, steps = results[0].cell, {result.cell.steps for result in results}
-    option = f" --steps {cell.steps}" if len(steps) == 1 else ""
+    seeds = " ".join(map(str, sorted({result.cell.seed for result in results})))
+    option = (
+        f" --steps {cell.steps}" if len(steps) == 1 else ""
+    ) + f" --max-records {cell.max_records or 0} --seeds {seeds}"
     return (
         f"`python experiments {experiment.name} --base {cell.base}{option}`, {len(results)} cells, "
         f"{hours:.1f} hours of training; {cell.max_records or 'all'} records of each split, beams: {cell.num_beams}."

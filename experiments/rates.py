@@ -14,12 +14,12 @@ TUNED_BY = "tune"
 
 def best_rate(cell: Cell, store: Store) -> float:
     """The rate whose validation loss `tune` found lowest for the method, base and size; else the method's own."""
+    if cell.learning_rate is not None:
+        return cell.learning_rate
     losses = defaultdict(list)
     for result in store.of(TUNED_BY):
         if _alike(result.cell, cell):
             losses[result.learning_rate].append(result.scores["validation"]["loss"])
-    if cell.learning_rate is not None:
-        return cell.learning_rate
     if not losses:
         return METHODS[cell.method].learning_rate
     return min(losses, key=lambda rate: statistics.fmean(losses[rate]))

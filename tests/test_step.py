@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -164,6 +166,18 @@ def test_dropout_is_neither_remembered_nor_forgotten(monkeypatch):
     assert not torch.equal(last(training=True), last(training=True)), "the whole prefix was remembered"
     monkeypatch.setattr(hook, "again", lambda *_: None)
     assert torch.equal(without, last(training=False)), "what dropout left of the prefix was remembered"
+
+
+@torch.no_grad()
+def test_a_deleted_prefix_is_let_go(model):
+    ids, cache = tokens(2, PROMPT + 1), DynamicCache()
+    step(model, ids[:, :PROMPT], cache)
+    step(model, ids[:, PROMPT:], cache)
+    gone = weakref.ref(prefix_layers(model)[0].encoder("default").p_key)
+    model.set_adapter("other")
+    model.delete_adapter("default")
+    gc.collect()
+    assert gone() is None
 
 
 @torch.no_grad()

@@ -51,6 +51,7 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
         """Hold it no longer."""
         self.config = {name: config for name, config in self.config.items() if name != adapter_name}
         take(self.prefix_kv_encoder, adapter_name)
+        self.last_step = None  # which may hold on to its memory
 
     def delete_adapter(self, adapter_name: str) -> None:
         """As PEFT does it, which also chooses another active adapter."""
