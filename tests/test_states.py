@@ -56,6 +56,8 @@ BROKEN = {
     "moment": (put("optimizer.exp_avg.", lambda t: t[:1].clone()), "optimizer.exp_avg.* needed"),
     "square": (put("optimizer.exp_avg_sq.", lambda t: -1 - t), "holds squares below 0"),
     "count": (put("optimizer.step.", lambda t: t - 9), "is no count of steps"),
+    "count in 8 bits": (put("optimizer.step.", lambda t: t.to(torch.float8_e5m2)), "is no count of steps"),
+    "no count": (put("optimizer.step.", lambda t: t * float("nan")), "is no count of steps"),
     "part": (drop("optimizer.exp_avg."), "only a part of the optimizer's state is there"),
     "none": (lambda state, tensors: [tensors.pop(name) for name in [*tensors] if name.startswith("optimizer.")],
              "the optimizer's state is not there"),

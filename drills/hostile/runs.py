@@ -200,7 +200,8 @@ class CommandLines:
         assert said.getvalue() or status == 0, "refused without a word"
         if status == 2:
             raise ValueError(said.getvalue())
-        named = [(name[2:].replace("-", "_"), value) for name, value in pairwise(case[1:]) if name.startswith("--")]
+        closed = [*case[1:], "--"]  # behind a last option without a value, which counts as well
+        named = [(name[2:].replace("-", "_"), value) for name, value in pairwise(closed) if name.startswith("--")]
         given = dict(named)
         values = asdict(self.ran[0]) if self.ran else {}
         other = {name: given[name] for name in given.keys() & values.keys() if not _same(values[name], given[name])}

@@ -17,6 +17,7 @@ from ..untrusted import check_inside, read_json
 LARGEST_STATE = 2**28  # bytes of JSON; a log of a million steps has half of it
 MOST_STEPS = 2**53
 SCALER = {"scale", "growth_factor", "backoff_factor", "growth_interval", "_growth_tracker"}  # torch's GradScaler
+COUNTS = (torch.float32, torch.float64)  # torch's optimizers count in its default dtype
 MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's, of a parameter's own shape
 NOT_FINITE = "holds NaN or infinity"
 
@@ -90,7 +91,7 @@ def _faults(tensors: Shaped, parameters: Shaped, frozen: Shaped) -> Iterator[str
         elif key.startswith("optimizer.exp_avg_sq.") and (found < 0).any():
             yield f"{key} holds squares below 0"
     for key in sorted(steps & tensors.keys()):
-        if tensors[key].numel() != 1 or not math.isfinite(tensors[key]) or tensors[key] < 1:
+        if tensors[key].numel() != 1 or tensors[key].dtype not in COUNTS or not 1 <= tensors[key].item() < math.inf:
             yield f"{key} is no count of steps"
     for name in parameters:
         kept = [f"optimizer.{kind}.{name}" in tensors for kind in ("step", *MOMENTS)]
