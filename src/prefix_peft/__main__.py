@@ -16,6 +16,7 @@ from transformers import HfArgumentParser
 
 from .convert.command import ConvertArguments, convert_command
 from .planning.arguments import InspectArguments
+from .publishing.command import PullArguments, PushArguments, pull_command, push_command
 from .training.arguments import (
     DistillArguments,
     EvaluateArguments,
@@ -37,6 +38,8 @@ USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help
   generate   what a model with a prefix writes
   convert    a prefix of another library as one of this, and back
   inspect    where in a model a prefix goes, and how it attends; what is inside a trained one; memory (--plan)
+  push       publish a trained prefix on the Hugging Face Hub
+  pull       fetch one from there, and see what it is
   recipes    the paper's hyperparameters, which train and evaluate take as --recipe NAME
   demo       train and show a prefix on the embedded base model, offline, in a few minutes
 
@@ -45,6 +48,7 @@ USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help
   prefix-peft evaluate --model gpt2-medium --adapter my-prefix --data-file test.jsonl
   prefix-peft score    --protocol webnlg --predictions texts.txt --references test.jsonl
   prefix-peft generate --model gpt2-medium --adapter my-prefix --prompt "name : Ada | field : mathematics"
+  prefix-peft push     my-prefix my-name/my-prefix --private
 """
 
 
@@ -84,6 +88,10 @@ def evaluate_command(arguments: EvaluateArguments) -> None:
     print("\n".join([scores_table(result.scores), *explained(result.unavailable)]))
     if arguments.output_file:
         write_text(Path(arguments.output_file), json.dumps(result.as_dict(), indent=1, ensure_ascii=False))
+    if arguments.card:
+        from .training.scored_card import add_to_card
+
+        print(add_to_card(result))
 
 
 def score_command(arguments: ScoreArguments) -> None:
@@ -145,6 +153,8 @@ COMMANDS = {
     "generate": (GenerateArguments, generate_command),
     "convert": (ConvertArguments, convert_command),
     "inspect": (InspectArguments, inspect_command),
+    "push": (PushArguments, push_command),
+    "pull": (PullArguments, pull_command),
 }
 
 

@@ -69,7 +69,7 @@ def check_fits(config: PrefixConfig, sites: dict[str, Site], fingerprint: list[f
             "the config in the file asks for prefix_projection=True, but a release holds the folded prefix and no MLP. "
             "Save it with save_pretrained, or continue from a training checkpoint."
         )
-    needed = _released(sites.values(), config) | _saved_besides(model, found, config)
+    needed = released_shapes(sites.values(), config) | _saved_besides(model, found, config)
     _compare(found, needed, model)
     _check_base(config, fingerprint, type(model).__name__)
     config.file_shapes = None  # checked once; the same config may serve another model that is trained anew
@@ -97,7 +97,7 @@ def _check_base(config: PrefixConfig, fingerprint: list[float], model_name: str)
 def check_loads(found: Shapes, model: nn.Module, adapter_name: str, config: PrefixConfig) -> None:
     """The same check for a file whose tensors are to go into an adapter which the model already has."""
     layers = [layer for layer in prefix_layers(model) if adapter_name in layer.config]
-    needed = _released([layer.site for layer in layers], config)
+    needed = released_shapes([layer.site for layer in layers], config)
     _compare(found, needed | _saved_besides(model, found, config), model)
 
 
@@ -112,7 +112,7 @@ def check_tensors(state_dict: dict[str, Tensor], model: nn.Module, adapter_name:
     _compare({k: v for k, v in shapes.items() if k in needed or not _belongs_to(k, besides)}, needed, model)
 
 
-def _released(sites: Iterable[Site], config: PrefixConfig) -> Shapes:
+def released_shapes(sites: Iterable[Site], config: PrefixConfig) -> Shapes:
     """The shapes of a release's tensors, by their names in its file."""
     needed: Shapes = {}
     for site in sites:

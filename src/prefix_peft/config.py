@@ -12,7 +12,7 @@ from peft import PeftConfig
 from peft.utils import CONFIG_NAME
 
 from .attention.attend import FORMS
-from .card import explain_loading
+from .card.files import explain_loading
 from .values import check_count, check_expressions, check_types
 from .whole import write_text
 
@@ -246,7 +246,7 @@ class PrefixConfig(PeftConfig):
     def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
         """Write the ``adapter_config.json`` of a release: it describes the folded P that lies beside it.
 
-        PEFT has just written a model card there from its own template, which does not know that the method is a plugin.
+        A trainer may have left a model card there, which does not know that the method is a plugin.
         """
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)

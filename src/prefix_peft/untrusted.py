@@ -57,13 +57,15 @@ def pickle_message(path: object) -> str:
 def check_inside(directory: str | os.PathLike, path: Path) -> Path:
     """``path``, unless it is a link that leads out of ``directory``.
 
-    The Hub's cache is made of links, from ``snapshots/REVISION`` to the ``blobs`` beside; they are followed.
+    The Hub's cache is made of links, from ``snapshots/REVISION`` to the ``blobs`` beside, and from there to those that
+    all its repositories share; they are followed.
 
     Raises:
         ValueError: with both ends of the link.
     """
     folder, real = Path(directory).resolve(), path.resolve()
-    homes = [folder, *(parent.parent / "blobs" for parent in folder.parents if parent.name == "snapshots")]
+    caches = [parent.parent for parent in folder.parents if parent.name == "snapshots"]
+    homes = [folder, *(place / "blobs" for cache in caches for place in (cache, cache.parent))]
     if not any(real.is_relative_to(home) for home in homes):
         raise ValueError(
             f"{path} leads out of {directory}, to {real}: a release is read from its own directory alone. Copy the "

@@ -40,8 +40,9 @@ def main(argv: list[str] | None = None) -> int:
         seed=options.seed,
     )  # fmt: skip
     trained = train(arguments)
-    scores = show(trained, files["test"], options.output_dir, started)
+    scores, samples = show(trained, files["test"], options.output_dir, started)
     metrics = {f"{name} {when}": value for when, row in scores.items() for name, value in row.items()}
+    trained.samples = samples
     write_results(arguments, trained, metrics)
     plot_learning_curve(trained.progress.log, options.output_dir / "learning_curve.png")
     print(f"\nThe prefix, its model card and learning_curve.png are in {options.output_dir}.")
@@ -58,8 +59,10 @@ def write_data(directory: Path) -> dict[str, Path]:
     return files
 
 
-def show(trained: Trained, test_file: Path, output_dir: Path, started: float) -> dict[str, Scores]:
-    """Print eight generations side by side and the table; returns the scores without and with the prefix."""
+def show(
+    trained: Trained, test_file: Path, output_dir: Path, started: float
+) -> tuple[dict[str, Scores], list[tuple[str, str]]]:
+    """Print eight generations side by side and the table; returns the scores without and with the prefix, and three."""
     records = read_jsonl(test_file)
     trained.model.eval()
     scores, texts = {}, {}
@@ -88,7 +91,7 @@ def show(trained: Trained, test_file: Path, output_dir: Path, started: float) ->
         ["seconds, all in all", "", f"{time.monotonic() - started:.0f}"],
     ]
     print(markdown_table(["", *scores], rows))
-    return scores
+    return scores, [(record.source, text) for record, text in zip(records[:3], texts["with prefix"], strict=False)]
 
 
 def _one_line(text: str) -> str:

@@ -14,10 +14,11 @@ from peft.config import PeftConfigMixin
 from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPING, PEFT_TYPE_TO_TUNER_MAPPING
 from peft.peft_model import PeftModel
 from transformers.integrations.peft import PeftAdapterMixin
+from transformers.utils.hub import PushToHubMixin
 
 from ..config import PREFIX_KV, PrefixConfig
 from ..model import PrefixModel
-from . import loading, offloaded, saving, switching
+from . import cards, loading, offloaded, pushing, saving, switching
 from .standing import stand_before
 
 
@@ -34,4 +35,6 @@ def register() -> None:
     stand_before(PeftAdapterMixin, "load_adapter", loading.load_into_transformers)
     stand_before(PeftAdapterMixin, "load_adapter", offloaded.load_into_transformers)
     stand_before(PeftModel, "save_pretrained", saving.save_model)
+    stand_before(PeftModel, "create_or_update_model_card", cards.write)
+    stand_before(PushToHubMixin, "push_to_hub", pushing.push_model)
     stand_before(PeftModel, "set_adapter", switching.set_adapter)

@@ -250,6 +250,7 @@ class EvaluateArguments(DecodingArguments, MetricArguments, DataArguments):
     per_device_eval_batch_size: int = option(16, "Rows generated at once.")
     max_samples: int | None = option(None, "Only the first so many records.")
     without_prefix: bool = option(False, "Score the base model alone as well.")
+    card: bool = option(False, "Put the scores, and what it writes, into the model card of the prefix as well.")
     output_file: str | None = option(None, "Write scores, settings and every generation here as JSON.")
 
     def __post_init__(self) -> None:
@@ -259,6 +260,10 @@ class EvaluateArguments(DecodingArguments, MetricArguments, DataArguments):
         if (self.data_file is None) == (self.task is None):
             raise ValueError("give the data once: --data-file F.jsonl, or --task NAME [--data-dir DIR].")
         check_output_file(self.output_file)
+        if self.card and not Path(self.adapter, "README.md").is_file():
+            raise ValueError(
+                f"--card writes into {self.adapter}/README.md, and there is none; name a directory with one."
+            )
 
 
 @dataclass

@@ -19,6 +19,7 @@ from peft import PeftModel
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from ..card.facts import Dataset
 from ..config import PrefixConfig
 from ..initialize import initialize_kv_prefix_from_tokens
 from ..layer import BASE
@@ -68,8 +69,9 @@ def distill(arguments: DistillArguments) -> Distilled:
         model.gradient_checkpointing_enable()
     run = Run(arguments, accelerator, model, tokenizer, training, validation, divergence)
     progress = run.finish()
-    data = f"{Path(arguments.document_file).name} ({len(document):,} tokens), {len(training):,} texts written behind it"
-    distilled = Distilled(model, tokenizer, progress, data, "KL to the document", METHOD)
+    name = Path(arguments.document_file).name
+    data = f"{name} ({len(document):,} tokens), {len(training):,} texts written behind it"
+    distilled = Distilled(model, tokenizer, progress, data, Dataset(name), Dataset(name), "KL to the document", METHOD)
     write_results(arguments, distilled)
     with accelerator.autocast():
         distilled.scores = compare(model, run.validation_batches())

@@ -11,8 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from ..card.facts import Dataset
 from .lines import shown
 from .tasks import Record, Task
 
@@ -31,8 +33,18 @@ class HubTask:
     repository: str
     config: str  # a folder of the branch; * for the only one, however it is called
     to_line: Callable[[Row], Row]
+    license: str = ""  # as its card there says; "" where it says that nobody knows
+    kind: str = ""  # the Hub's word for the task, where it is not just writing
     validation: str = "validation"  # what the repository calls that split
     choose: Callable[[list[Row], str], Iterable[Row]] = _each  # the lines of a split of ours
+
+
+def dataset_of(task: str | None, split: str, file: str | None) -> Dataset:
+    """What is known of a split of a task by name, or of a file."""
+    hub = HUB.get(task or "")
+    if hub is None:
+        return Dataset(Path(str(file)).name)
+    return Dataset(str(task), hub.repository, hub.license, hub.kind, split)
 
 
 def load_from_hub(task: Task, split: str) -> list[Record]:
@@ -138,10 +150,18 @@ def _texts(texts: list[str]) -> list[str]:
     return [text for text in texts if text.strip()]
 
 
+WEBNLG_LICENSES = "cc-by-sa-3.0, cc-by-nc-sa-4.0, gfdl"
 HUB = {
-    "webnlg": HubTask("webnlg-challenge/web_nlg", "webnlg_challenge_2017", _webnlg, "dev", _choose_webnlg),
-    "e2e": HubTask("tuetschek/e2e_nlg", "*", _e2e, choose=_together),
-    "dart": HubTask("Yale-LILY/dart", "*", _dart),
-    "scitldr": HubTask("allenai/scitldr", "Abstract", _scitldr),
-    "xsum": HubTask("EdinburghNLP/xsum", "*", _xsum),
+    "webnlg": HubTask(
+        "webnlg-challenge/web_nlg",
+        "webnlg_challenge_2017",
+        _webnlg,
+        WEBNLG_LICENSES,
+        validation="dev",
+        choose=_choose_webnlg,
+    ),
+    "e2e": HubTask("tuetschek/e2e_nlg", "*", _e2e, "cc-by-sa-4.0", choose=_together),
+    "dart": HubTask("Yale-LILY/dart", "*", _dart, "mit"),
+    "scitldr": HubTask("allenai/scitldr", "Abstract", _scitldr, "apache-2.0", "summarization"),
+    "xsum": HubTask("EdinburghNLP/xsum", "*", _xsum, kind="summarization"),
 }

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from peft import PeftModel
 from transformers import (
     AutoConfig,
@@ -67,12 +69,23 @@ def remember_prompt(directory: Path, separator: str | None) -> None:
     write_text(directory / PROMPT_FILE, json.dumps({"separator": separator}) + "\n")
 
 
+def _prompt_file(adapter: str) -> Path | None:
+    """Where it lies: in a directory, or in a repository of the Hub."""
+    if Path(adapter).is_dir():
+        path = Path(adapter, PROMPT_FILE)
+        return check_inside(adapter, path) if path.is_file() else None
+    try:
+        return Path(hf_hub_download(adapter, PROMPT_FILE))
+    except EntryNotFoundError:
+        return None
+
+
 def recall_separator(adapter: str, given: str | None) -> str | None:
     """The separator that the user gives, or else the one that the prefix was trained with."""
-    path = Path(adapter, PROMPT_FILE)
-    if given is not None or not path.is_file():
+    path = None if given is not None else _prompt_file(adapter)
+    if path is None:
         return given
-    separator = read_json(check_inside(adapter, path)).get("separator")
+    separator = read_json(path).get("separator")
     if not isinstance(separator, str | None):
         raise ValueError(f"{path} has separator={str(separator)[:100]}, which must be text; say --separator.")
     return separator

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +12,8 @@ from peft import PeftModel, get_peft_model_state_dict
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ..card import Facts, write_card
+from ..card.facts import Dataset, Facts, cached_revision, public_name, results
+from ..card.files import CARD, has_own_card, write_card
 from ..gathering import full_prefix
 from ..whole import whole_files, write_text
 from .arguments import DistillArguments, TrainArguments
@@ -31,8 +32,11 @@ class Trained:
     tokenizer: PreTrainedTokenizerBase
     progress: Progress
     data: str  # what it was trained on, in words
+    dataset: Dataset
+    held_out: Dataset  # on which the loss was measured
     loss: str = "validation loss"
     method: str = "prefix-tuning"
+    samples: Sequence[tuple[str, str]] = ()  # prompts and what the model writes, for the card
 
 
 def write_results(
@@ -63,7 +67,10 @@ def _write(
         with whole_files(output) as draft:
             trained.model.save_pretrained(str(draft), selected_adapters=["default"], state_dict=prefix)
             remember_prompt(draft, arguments.separator)
-            write_card(draft, _facts(arguments, trained, metrics, prefix))
+            if has_own_card(output):
+                (draft / CARD).unlink()
+            else:
+                write_card(draft, _facts(arguments, trained, metrics, prefix))
             write_text(draft / LOG_FILE, json.dumps(progress.to_keep(), indent=1))
 
 
@@ -79,22 +86,24 @@ def _facts(
         "prefix_projection", "init_text", "num_frozen_tokens", "gate", "temperature", "objective", "base_dropout",
         "learning_rate", "seed", "mixed_precision",
     )  # fmt: skip
+    config = model.peft_config["default"]
+    measured = {trained.loss: losses[-1]} if losses else {}
     return Facts(
-        base_model=_public_name(arguments.model),
-        task_type=model.peft_config["default"].task_type,
+        base_model=public_name(arguments.model),
+        base_revision=cached_revision(arguments.model),
+        task_type=config.task_type,
+        name=Path(arguments.output_dir).resolve().name,
         parameters=released_parameters(model, prefix),
         num_virtual_tokens=arguments.num_virtual_tokens,
         data=trained.data,
+        dataset=trained.dataset,
+        samples=trained.samples,
+        results=results(measured, trained.held_out, config.task_type),
         training={"method": trained.method, "steps": progress.step, "seconds": round(progress.seconds)}
         | {key: value for key, value in asdict(arguments).items() if key in shown and value not in (None, False)},
         metrics=({f"{trained.loss} before": losses[0], f"{trained.loss} after": losses[-1]} if losses else {})
         | dict(metrics or {}),
     )
-
-
-def _public_name(model: str) -> str:
-    """A Hub id as it is; of a directory only its name, for where it lies is nobody's business."""
-    return Path(model).name if Path(model).is_dir() else model
 
 
 def released_parameters(model: PeftModel, prefix: dict[str, Tensor] | None = None) -> int:

@@ -8,6 +8,7 @@ from ..wrap import wrap
 from .arguments import TrainArguments
 from .data import load_data
 from .evaluation import target_loss
+from .hub import dataset_of
 from .models import load_base
 from .ranks import begin
 from .results import Trained, write_results
@@ -37,6 +38,8 @@ def train(arguments: TrainArguments) -> Trained:
         model.gradient_checkpointing_enable()
     progress = Run(arguments, accelerator, model, tokenizer, pairs, validation, target_loss).finish()
     data = f"{arguments.task or Path(str(arguments.train_file)).name}, {len(pairs):,} pairs"
-    trained = Trained(model, tokenizer, progress, data)
+    dataset = dataset_of(arguments.task, "train", arguments.train_file)
+    held_out = dataset_of(arguments.task, "validation", arguments.validation_file)
+    trained = Trained(model, tokenizer, progress, data, dataset, held_out)
     write_results(arguments, trained)
     return trained
