@@ -14,7 +14,9 @@ NAMES = {
 }
 
 
-def in_order(function: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+def in_order(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Sequence[Any], dict[str, Any]]:
     """The same arguments, but those of `NAMES` in their places."""
     names = [name for name in NAMES.get(getattr(function, "__name__", ""), ()) if name in kwargs]
     rest = {name: arg for name, arg in kwargs.items() if name not in names}

@@ -86,7 +86,9 @@ def install() -> None:
         return
 
     @wraps(original)
-    def get_interface(self: AttentionInterface, attn_implementation: str, default: Callable) -> Callable:
+    def get_interface(
+        self: AttentionInterface, attn_implementation: str, default: Callable[..., Any]
+    ) -> Callable[..., Any]:
         attend = original(self, attn_implementation, default)
         name = "eager" if attend is default else attn_implementation
         return partial(_at_the_door, attend, name, count())

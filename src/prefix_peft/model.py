@@ -61,7 +61,7 @@ class PrefixModel(BaseTuner):
         frozen.keep_frozen(model)
         positions.place(model)
 
-    def _prepare_adapter_config(self, peft_config: PrefixConfig, model_config: dict) -> PrefixConfig:
+    def _prepare_adapter_config(self, peft_config: PrefixConfig, model_config: dict[str, Any]) -> PrefixConfig:
         return peft_config  # nothing to look up: the sites are seen, not listed by model type
 
     def _prepare_model(self, peft_config: PrefixConfig, model: PreTrainedModel) -> None:

@@ -36,7 +36,9 @@ class TextMetric(evaluate.Metric):
             features=datasets.Features({"predictions": text, "references": datasets.Sequence(text)}),
         )
 
-    def _compute(self, *, predictions: Sequence[str], references: Sequence[Sequence[str]], **options: Any) -> dict:
+    def _compute(
+        self, *, predictions: Sequence[str], references: Sequence[Sequence[str]], **options: Any
+    ) -> dict[str, Any]:
         found = self.function(predictions, references, **options)
         return found if isinstance(found, dict) else {self.function.__name__: found}
 

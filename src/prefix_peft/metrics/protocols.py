@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -148,7 +149,7 @@ def mteval_tokens(text: str) -> str:
     return Tokenizer13a()(text.lower())
 
 
-def _sacrebleu(name: str, metric: str, compute: Callable[..., float], **options) -> Part:
+def _sacrebleu(name: str, metric: str, compute: Callable[..., float], **options: Any) -> Part:
     return Part(
         (name,),
         lambda texts, references: {name: compute(texts, references, **options)},

@@ -69,7 +69,7 @@ class PrefixModelManager(ModelManager):
         return ModelManager.get_model_modality(model.get_base_model(), processor)
 
 
-def base_unless_named(original: Callable, handler: Any, body: dict[str, Any]) -> Any:
+def base_unless_named(original: Callable[..., Any], handler: Any, body: dict[str, Any]) -> Any:
     """For ``BaseHandler._resolve_model``: a request without a model's name is the base's."""
     if body.get("model") is None:
         body["model"] = handler.model_manager.base
