@@ -130,8 +130,8 @@ def test_unknown_models_are_refused_by_name(address, path):
 
 
 def test_what_would_pass_the_prefix_by_is_refused(address):
-    question = {"name": "q", "type": "yes_no", "question": "Is it lit?"}
-    status, text = ask(address, "/v1/systemone", {"model": "first", "state": "x", "questions": [question]})
+    body = {"model": "first", "state": "x", "questions": {"lit": {"type": "noul", "instructions": "Is it lit?"}}}
+    status, text = ask(address, "/v1/systemone", body)
     assert (status, "completions, chat completions and responses only" in text) == (501, True), text
 
 

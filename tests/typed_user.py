@@ -59,7 +59,7 @@ def looked_into(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> dict[st
     facts: dict[str, str] = ours.facts
     assert words and facts and likeness.numel()
     with inside.observe(model) as seen:
-        model.generate(input_ids=torch.tensor([[1]]))
+        model(input_ids=torch.tensor([[1]]))
     shares = {site.name: seen.weights(site.name) for site in seen.sites}
     masses = inside.attention_mass(model, tokenizer, "a text")
     return shares | {mass.site.name: mass.heads for mass in masses.sites}

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 # By the name of the function: what it calls its first arguments, in their order.
-NAMES = {
+NAMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("matmul", "mul", "multiply", "div", "divide", "true_divide", "sub"), ("input", "other")),
     **dict.fromkeys(("softmax", "logsumexp", "exp", "baddbmm"), ("input",)),
     **dict.fromkeys(("index_select", "gather"), ("input", "dim", "index")),

@@ -26,7 +26,7 @@ class FlatEncoder(nn.Module):
         heads = site.num_key_value_heads
         self.p_key = nn.Parameter(torch.zeros(heads, length, site.key_dim, dtype=torch.float32))
         self.p_value = nn.Parameter(torch.zeros(heads, length, site.value_dim, dtype=torch.float32))
-        self.p_gate = _shut_gate(gate, heads, length)
+        self.p_gate: nn.Parameter | None = _shut_gate(gate, heads, length)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """P_K (G, P, D_k) and P_V (G, P, D_v)."""
@@ -62,10 +62,12 @@ class MLPEncoder(nn.Module):
 
     def __init__(self, site: Site, length: int, trunk: Trunk, *, owns_trunk: bool, gate: bool | str) -> None:
         super().__init__()
-        self.length, self.heads, self.dims = length, site.num_key_value_heads, (site.key_dim, site.value_dim)
+        self.length: int = length
+        self.heads: int = site.num_key_value_heads
+        self.dims: tuple[int, int] = (site.key_dim, site.value_dim)
         self.head = nn.Linear(trunk.linear.out_features, self.heads * sum(self.dims), dtype=torch.float32)
-        self.p_gate = _shut_gate(gate, self.heads, length)
-        self.trunk = trunk if owns_trunk else None
+        self.p_gate: nn.Parameter | None = _shut_gate(gate, self.heads, length)
+        self.trunk: Trunk | None = trunk if owns_trunk else None
         self._kept: _Kept | None = None
         self._shared = (trunk,)  # a tuple, so that only the owner registers it
 

@@ -168,6 +168,6 @@ def unwrap_forward(module: nn.Module, function: Callable[..., Any]) -> None:
             module.forward = forward  # someone else's, who had put it there before
 
 
-def is_wrapper(forward: Any, function: Callable[..., Any]) -> TypeGuard[partial]:
+def is_wrapper(forward: Any, function: Callable[..., Any]) -> TypeGuard[partial[Any]]:
     """Whether `wrap_forward` made this one of ``function``."""
     return isinstance(forward, partial) and forward.func is function

@@ -22,8 +22,8 @@ BASE = "__base__"  # PEFT's name for "no adapter" in adapter_names
 class PrefixLayer(nn.Module, BaseTunerLayer):
     """A child of an attention module, which stays what it is; it holds the prefixes and hands out the one in use."""
 
-    adapter_layer_names = ("prefix_kv_encoder",)
-    other_param_names = ("config",)
+    adapter_layer_names: tuple[str, ...] = ("prefix_kv_encoder",)
+    other_param_names: tuple[str, ...] = ("config",)
 
     def __init__(self, attention: nn.Module, site: Site) -> None:
         super().__init__()

@@ -36,7 +36,7 @@ class PrefixModel(BaseTuner):
     """A frozen model with prefixes at its attention modules. PEFT builds it; the classmethods are its save and load."""
 
     prefix = "prefix_kv_"
-    tuner_layer_cls = PrefixLayer
+    tuner_layer_cls: type[PrefixLayer] = PrefixLayer
     target_module_mapping: dict[str, list[str]] = {}
 
     def inject_adapter(self, model: PreTrainedModel, adapter_name: str, *args: Any, **kwargs: Any) -> None:

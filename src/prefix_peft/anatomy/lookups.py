@@ -104,7 +104,9 @@ class Shift(TorchFunctionMode):
 
     def __init__(self, table: Tensor | None, function: str, shift: int | Tensor) -> None:
         super().__init__()
-        self.table, self.function, self.shift = table, function, shift
+        self.table: Tensor | None = table
+        self.function: str = function
+        self.shift: int | Tensor = shift
 
     def __torch_function__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None

@@ -104,7 +104,7 @@ class Watch(AttentionByHand):
     def __init__(self, see: Callable[[Tensor, Tensor, Tensor, bool], Any]) -> None:
         super().__init__()
         self.see = see
-        self.biased = False
+        self.biased: bool = False
 
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
@@ -165,7 +165,10 @@ class Serve(AttentionByHand):
         self, module: nn.Module, site: Site, give: Give, observer: Callable[[nn.Module, Tensor], None] | None = None
     ) -> None:
         super().__init__()
-        self.module, self.site, self.give, self.observer = module, site, give, observer
+        self.module: nn.Module = module
+        self.site: Site = site
+        self.give: Give = give
+        self.observer: Callable[[nn.Module, Tensor], None] | None = observer
         self.prefix: Prefix | None = None
         self.uses: list[list[bool]] = []  # one for each attention, filled when its weights have met the values
 

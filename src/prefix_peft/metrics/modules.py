@@ -44,32 +44,32 @@ class TextMetric(evaluate.Metric):
 
 
 class Bleu(TextMetric):
-    function = staticmethod(bleu)
+    function: Callable[..., Any] = staticmethod(bleu)
 
 
 class Chrf(TextMetric):
-    function = staticmethod(chrf)
+    function: Callable[..., Any] = staticmethod(chrf)
 
 
 class Nist(TextMetric):
-    function = staticmethod(nist)
+    function: Callable[..., Any] = staticmethod(nist)
 
 
 class Meteor(TextMetric):
-    function = staticmethod(meteor)
+    function: Callable[..., Any] = staticmethod(meteor)
 
 
 class RougeL(TextMetric):
-    function = staticmethod(rouge_l)
+    function: Callable[..., Any] = staticmethod(rouge_l)
 
 
 class Cider(TextMetric):
-    function = staticmethod(cider)
+    function: Callable[..., Any] = staticmethod(cider)
 
 
 class Ter(TextMetric):
-    function = staticmethod(ter)
+    function: Callable[..., Any] = staticmethod(ter)
 
 
 class Rouge(TextMetric):
-    function = staticmethod(rouge)
+    function: Callable[..., Any] = staticmethod(rouge)

@@ -20,9 +20,9 @@ from .texts import Unavailable, checked
 Texts = list[str]
 References = list[list[str]]
 
-MTEVAL = {"lowercase": True, "smooth_method": "none"}
+MTEVAL: dict[str, Any] = {"lowercase": True, "smooth_method": "none"}
 MARKS = "\u0300-\u036f"  # combining accents: lower-casing makes one of a capital I with a dot
-MULTI_BLEU = {"tokenize": "none", "lowercase": True, "smooth_method": "none", "force": True}
+MULTI_BLEU: dict[str, Any] = {"tokenize": "none", "lowercase": True, "smooth_method": "none", "force": True}
 
 
 @dataclass(frozen=True)

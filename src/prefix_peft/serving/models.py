@@ -22,10 +22,12 @@ class PrefixModelManager(ModelManager):
 
     def __init__(self, prefixes: dict[str, str], **options: Any) -> None:
         self.prefixes = prefixes
+        self.base: str
+        self.base_file: str | None
         self.base, self.base_file = split_model_id(options["force_model"])
-        self.started = int(time.time())
+        self.started: int = int(time.time())
         super().__init__(**options)
-        self.force_model = None  # with one, each request would have to name it
+        self.force_model: str | None = None  # with one, each request would have to name it
 
     @property
     def names(self) -> list[str]:
