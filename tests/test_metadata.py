@@ -48,7 +48,7 @@ def test_the_oldest_versions_that_are_tried_are_those_that_are_allowed():
 def test_continuous_integration_runs_what_there_is():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     runs = [
-        step["run"] for flow in WORKFLOWS.values() for job in flow["jobs"].values() for step in job["steps"]
+        re.sub(r"\${{.*?}}", "", step["run"]) for flow in WORKFLOWS.values() for job in flow["jobs"].values() for step in job["steps"]
         if "run" in step
     ]  # fmt: skip
     asked = [shlex.split(run)[1:] for run in runs if run.startswith("make ")]

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Callable
 from dataclasses import asdict
 from inspect import cleandoc
 from pathlib import Path
@@ -139,7 +140,7 @@ def inspect_command(arguments: InspectArguments) -> None:
     print(sites_table(inspect(wrap(load_base(arguments.model, arguments.bits, arguments.dtype)[0]))))
 
 
-COMMANDS = {
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "train": (TrainArguments, train_command),
     "distill": (DistillArguments, distill_command),
     "evaluate": (EvaluateArguments, evaluate_command),

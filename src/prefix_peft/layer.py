@@ -28,7 +28,7 @@ class PrefixLayer(nn.Module, BaseTunerLayer):
     def __init__(self, attention: nn.Module, site: Site) -> None:
         super().__init__()
         self.site = site
-        self.prefix_kv_encoder = nn.ModuleDict()
+        self.prefix_kv_encoder: nn.ModuleDict = nn.ModuleDict()
         self.config: dict[str, PrefixConfig] = {}
         self._disable_adapters = False  # not only in the class: compiled code would be compiled again when it appears
         self.last_step: Any = None  # of decoding, see `step`

@@ -179,7 +179,9 @@ class PrefixModel(BaseTuner):
             "call model.unload() for the base model alone."
         )
 
-    merge_adapter = merge_and_unload
+    def merge_adapter(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """For the same reason."""
+        self.merge_and_unload()
 
     @classmethod
     def _get_adapter_state_dict(cls, model, config: Any, adapter_name, state_dict, unwanted_adapter_names):

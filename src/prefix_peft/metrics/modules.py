@@ -6,7 +6,7 @@ None needs a network, as ``evaluate.load("ter")`` does: that fetches a script.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .bleu import bleu, chrf
 from .coco import cider, rouge_l
@@ -18,11 +18,21 @@ from .ter import ter
 try:
     import datasets
     import evaluate
-except ImportError as fault:
-    raise ImportError("metric modules need evaluate; pip install prefix-peft[evaluate]") from fault
+except ImportError as _fault:
+    raise ImportError("metric modules need evaluate; pip install prefix-peft[evaluate]") from _fault
+
+if TYPE_CHECKING:
+
+    class Metric:  # evaluate's says nothing of its types
+        def compute(
+            self, *, predictions: Sequence[str], references: Sequence[Sequence[str]], **options: Any
+        ) -> dict[str, Any] | None:
+            """The scores by name."""
+else:
+    Metric = evaluate.Metric
 
 
-class TextMetric(evaluate.Metric):
+class TextMetric(Metric):
     """A plain function of predictions and references as a module; what it returns is kept under its name."""
 
     function: Callable[..., Any]
