@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import re
+import shlex
 import socket
 import subprocess
 import sys
@@ -9,6 +11,8 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from shutil import copytree
 
 import pytest
 import tiny
@@ -19,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 import prefix_peft
 from prefix_peft.__main__ import main
 from prefix_peft.demo.run import BASE
-from prefix_peft.serving.command import by_name
+from prefix_peft.serving.command import _parser, by_name
 
 pytest.importorskip("fastapi", reason="transformers' server needs fastapi, uvicorn and openai: prefix-peft[serving]")
 PROMPT = "name : Dreemen Peak | lit : 1661 =>"
@@ -185,6 +189,23 @@ def test_names(releases):
     first, second = releases.values()
     assert by_name([first, f"a={second}"], "the base") == {"first": first, "a": second}
     assert by_name([f"{first}/../second"], "the base") == {"second": f"{first}/../second"}
+
+
+def test_the_page_does_what_it_says(releases, tmp_path, monkeypatch):
+    page = (Path(__file__).parents[1] / "docs" / "serving.md").read_text()
+    command = shlex.split(re.search(r"^prefix-peft serve (.*)", page, re.M)[1])
+    monkeypatch.chdir(tmp_path)
+    Path("base").symlink_to(BASE)
+    copytree(releases["first"], "summaries")
+    copytree(releases["second"], "runs/titles-2")
+    options, others = _parser().parse_known_args(command)
+    assert by_name(options.adapter, options.model) == {"summaries": "summaries", "titles": "runs/titles-2"}
+    assert others == ["--continuous-batching", "--port", "8000"]
+    for body in re.findall(r"-d '(.*)'", page):
+        assert json.loads(body)["model"] in ("summaries", "titles")
+    given = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.S)[1], given)
+    assert len(set(given["texts"])) == 3, "each behind a prefix of its own"
 
 
 def test_the_command_line_refuses_and_helps(releases, capsys):
