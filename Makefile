@@ -37,7 +37,7 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/pyright
-	$(BIN)/pyright --verifytypes prefix_peft --ignoreexternal
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes prefix_peft --ignoreexternal
 
 release-check: $(VENV)/.dev
 	.ci/release-check $(abspath $(BIN))/python

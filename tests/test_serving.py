@@ -25,7 +25,8 @@ from prefix_peft.__main__ import main
 from prefix_peft.demo.run import BASE
 from prefix_peft.serving.command import _parser, by_name
 
-pytest.importorskip("fastapi", reason="transformers' server needs fastapi, uvicorn and openai: prefix-peft[serving]")
+REASON = "transformers' server needs fastapi, uvicorn and openai (prefix-peft[serving]), and transformers 5.20"
+pytest.importorskip("prefix_peft.serving.models", reason=REASON, exc_type=ImportError)
 PROMPT = "name : Dreemen Peak | lit : 1661 =>"
 NEW = 12
 NAMES = [str(BASE), "first", "second"]
