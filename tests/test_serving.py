@@ -134,10 +134,14 @@ def test_unknown_models_are_refused_by_name(address, path):
     assert json.loads(text)["detail"] == f"No model 'third' is served here; choose from {NAMES}."
 
 
-def test_what_would_pass_the_prefix_by_is_refused(address):
-    body = {"model": "first", "state": "x", "questions": {"lit": {"type": "noul", "instructions": "Is it lit?"}}}
-    status, text = ask(address, "/v1/systemone", body)
-    assert (status, "completions, chat completions and responses only" in text) == (501, True), text
+def test_what_would_pass_the_prefix_by_is_refused(releases):
+    """System One hands the model to a pipeline of its own, by this method."""
+    from fastapi import HTTPException
+
+    from prefix_peft.serving.requests import PrefixGenerationState
+
+    with pytest.raises(HTTPException, match="501: .*completions, chat completions and responses only"):
+        PrefixGenerationState(releases).get_manager("first").async_submit(print, "a pipeline")
 
 
 def test_one_request_after_the_other(releases, expected):
