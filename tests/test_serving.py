@@ -140,7 +140,7 @@ def test_what_would_pass_the_prefix_by_is_refused(releases):
 
     from prefix_peft.serving.requests import PrefixGenerationState
 
-    with pytest.raises(HTTPException, match="501: .*completions, chat completions and responses only"):
+    with pytest.raises(HTTPException, match=r"501: .*completions, chat completions and responses only"):
         PrefixGenerationState(releases).get_manager("first").async_submit(print, "a pipeline")
 
 
