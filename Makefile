@@ -3,14 +3,16 @@
 # make check         lint, format, types and tests
 # make conformance   every architecture of transformers, and the table in docs/architectures.md (minutes)
 # make drills        what is done to runs, files and threads on purpose, and the table in docs/drills.md (an hour)
+# make release-check builds the wheel, and tries it in an empty environment (docs/releasing.md)
 # make benchmarks    what a prefix costs, beside the bare model and PEFT's methods, and docs/performance.md (half an hour)
 #
 # Each target makes its own environment in .venv first and installs what it needs.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+CONSTRAINTS ?= constraints.txt
 
-.PHONY: demo test check conformance drills benchmarks lint types clean
+.PHONY: demo test check conformance drills benchmarks lint types install release-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m prefix_peft demo --output-dir runs/demo
@@ -35,10 +37,16 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	$(BIN)/pyright
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes prefix_peft --ignoreexternal
+
+release-check: $(VENV)/.dev
+	.ci/release-check $(abspath $(BIN))/python
+
+install: $(VENV)/.test
 
 # An extra holds all that the ones before it hold, so each is installed once.
-$(VENV)/.%: setup.cfg constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[$*]'
+$(VENV)/.%: setup.cfg $(CONSTRAINTS) | $(BIN)/python
+	$(BIN)/python -m pip install --constraint $(CONSTRAINTS) --editable '.[$*]'
 	touch $@
 
 $(BIN)/python:

@@ -5,11 +5,13 @@ import test_rows
 import tiny
 import torch
 import transformers as tr
-from transformers import CompileConfig, ContinuousBatchingConfig, GenerationConfig
+from transformers import GenerationConfig
 
 import prefix_peft
 from prefix_peft import PrefixConfig
+from prefix_peft.attention.pages import SUPPORTED
 
+pytestmark = pytest.mark.skipif(not SUPPORTED, reason="continuous batching with prefixes needs transformers 5.20")
 NAMES = test_rows.NAMES
 PROMPTS = [tiny.tokens(length, seed=length).tolist() for length in (5, 19, 3, 7)]  # one is longer than a step
 NEW = 6
@@ -20,7 +22,7 @@ def options(**changes):
     sizes = {"num_blocks": 64, "max_batch_tokens": 16, "page_size": 4, "return_logprobs": True} | changes
     return {
         "generation_config": GenerationConfig(max_new_tokens=NEW, do_sample=False, pad_token_id=0, eos_token_id=-1),
-        "continuous_batching_config": ContinuousBatchingConfig(**sizes),
+        "continuous_batching_config": tr.ContinuousBatchingConfig(**sizes),
     }
 
 
@@ -104,7 +106,7 @@ def test_names_survive_a_full_cache_and_forks():
 
 def test_padded_steps():
     model = test_rows.several("gpt2")
-    compiled = {"varlen_compile_config": CompileConfig()}  # what is compiled is padded
+    compiled = {"varlen_compile_config": tr.CompileConfig()}  # what is compiled is padded
     with torch.compiler.set_stance("force_eager"):
         assert_same(batched(model, PROMPTS, compiled, adapter_names=NAMES), owns(model, NAMES, PROMPTS))
 

@@ -7,6 +7,7 @@ import os
 import sys
 import warnings
 from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from collections.abc import Callable
 from dataclasses import asdict
 from inspect import cleandoc
 from pathlib import Path
@@ -36,6 +37,7 @@ USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help
   evaluate   loss of a trained prefix, and BLEU and other metrics of what it writes
   score      the same metrics of any texts
   generate   what a model with a prefix writes
+  serve      the same over HTTP (OpenAI's endpoints), several prefixes on one base model
   convert    a prefix of another library as one of this, and back
   inspect    where in a model a prefix goes, and how it attends; what is inside a trained one; memory (--plan)
   push       publish a trained prefix on the Hugging Face Hub
@@ -49,6 +51,7 @@ USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help
   prefix-peft score    --protocol webnlg --predictions texts.txt --references test.jsonl
   prefix-peft generate --model gpt2-medium --adapter my-prefix --prompt "name : Ada | field : mathematics"
   prefix-peft push     my-prefix my-name/my-prefix --private
+  prefix-peft serve    --model gpt2-medium --adapter my-prefix --adapter other=runs/prefix-2 --port 8000
 """
 
 
@@ -145,7 +148,7 @@ def inspect_command(arguments: InspectArguments) -> None:
     print(sites_table(inspect(wrap(load_base(arguments.model, arguments.bits, arguments.dtype)[0]))))
 
 
-COMMANDS = {
+COMMANDS: dict[str, tuple[type[Any], Callable[[Any], None]]] = {
     "train": (TrainArguments, train_command),
     "distill": (DistillArguments, distill_command),
     "evaluate": (EvaluateArguments, evaluate_command),
@@ -174,13 +177,18 @@ def main(argv: list[str] | None = None) -> int:
         from .demo.run import main as demo
 
         return demo(argv[1:])
-    known = [*COMMANDS, "recipes", "demo"]
+    known = [*COMMANDS, "serve", "recipes", "demo"]
     if argv[0] not in known:
         print(f"prefix-peft: unknown command {argv[0]!r}; choose from {known}.", file=sys.stderr)
         return 2
     try:
         if argv[0] == "recipes":
             show_recipes(argv[1:])
+            return 0
+        if argv[0] == "serve":
+            from .serving.command import main as serve
+
+            serve(argv[1:])
             return 0
         parser = _parser(argv[0])
         if argv[0] in ("train", "evaluate"):

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 # By the name of the function: what it calls its first arguments, in their order.
-NAMES = {
+NAMES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("matmul", "mul", "multiply", "div", "divide", "true_divide", "sub"), ("input", "other")),
     **dict.fromkeys(("softmax", "logsumexp", "exp", "baddbmm"), ("input",)),
     **dict.fromkeys(("index_select", "gather"), ("input", "dim", "index")),
@@ -14,7 +14,9 @@ NAMES = {
 }
 
 
-def in_order(function: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+def in_order(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]
+) -> tuple[Sequence[Any], dict[str, Any]]:
     """The same arguments, but those of `NAMES` in their places."""
     names = [name for name in NAMES.get(getattr(function, "__name__", ""), ()) if name in kwargs]
     rest = {name: arg for name, arg in kwargs.items() if name not in names}

@@ -8,7 +8,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 
-def bar(*args: Any, disable: bool = False, **options: Any) -> tqdm:
+def bar(*args: Any, disable: bool = False, **options: Any) -> tqdm[Any]:
     """tqdm's, on the first rank of each machine; without ranks there is only that. TQDM_DISABLE=1 hides all."""
     hidden = {"disable": True} if disable or os.environ.get("LOCAL_RANK", "0") != "0" else {}
     return tqdm(*args, **options, **hidden)

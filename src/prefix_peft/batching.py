@@ -45,7 +45,7 @@ class PrefixBatchingManager(continuous_api.ContinuousBatchingManager):
     """The manager of transformers, whose requests may each name an adapter. Other models notice nothing."""
 
     def __init__(self, model: Any, generation_config: Any, continuous_batching_config: Any, **options: Any) -> None:
-        self.served = bool(prefix_layers(model))
+        self.served: bool = bool(prefix_layers(model))
         if self.served:
             continuous_batching_config = _suited(model, continuous_batching_config)
         super().__init__(model, generation_config, continuous_batching_config, **options)

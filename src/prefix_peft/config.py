@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
-from peft import PeftConfig
+from peft import PeftConfig, PeftType
 from peft.utils import CONFIG_NAME
 
 from .attention.attend import FORMS
@@ -150,7 +150,7 @@ class PrefixConfig(PeftConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.peft_type = PREFIX_KV
+        self.peft_type: PeftType | None = cast("PeftType", PREFIX_KV)
         self.file_shapes: Shapes | None = None  # what the file beside a loaded config declares
         self.filled_by_caller = False  # a new prefix need not be started then
         check_count("num_virtual_tokens", self.num_virtual_tokens)

@@ -24,9 +24,9 @@ class FlatEncoder(nn.Module):
     def __init__(self, site: Site, length: int, *, gate: bool | str) -> None:
         super().__init__()
         heads = site.num_key_value_heads
-        self.p_key = nn.Parameter(torch.zeros(heads, length, site.key_dim, dtype=torch.float32))
-        self.p_value = nn.Parameter(torch.zeros(heads, length, site.value_dim, dtype=torch.float32))
-        self.p_gate = _shut_gate(gate, heads, length)
+        self.p_key: nn.Parameter = nn.Parameter(torch.zeros(heads, length, site.key_dim, dtype=torch.float32))
+        self.p_value: nn.Parameter = nn.Parameter(torch.zeros(heads, length, site.value_dim, dtype=torch.float32))
+        self.p_gate: nn.Parameter | None = _shut_gate(gate, heads, length)
 
     def forward(self) -> tuple[Tensor, Tensor]:
         """P_K (G, P, D_k) and P_V (G, P, D_v)."""
@@ -44,8 +44,8 @@ class Trunk(nn.Module):
 
     def __init__(self, length: int, hidden_size: int) -> None:
         super().__init__()
-        self.embedding = nn.Parameter(torch.randn(length, hidden_size, dtype=torch.float32))
-        self.linear = nn.Linear(hidden_size, hidden_size, dtype=torch.float32)
+        self.embedding: nn.Parameter = nn.Parameter(torch.randn(length, hidden_size, dtype=torch.float32))
+        self.linear: nn.Linear = nn.Linear(hidden_size, hidden_size, dtype=torch.float32)
 
     def forward(self) -> Tensor:
         if is_dtensor(self.embedding):
@@ -62,10 +62,12 @@ class MLPEncoder(nn.Module):
 
     def __init__(self, site: Site, length: int, trunk: Trunk, *, owns_trunk: bool, gate: bool | str) -> None:
         super().__init__()
-        self.length, self.heads, self.dims = length, site.num_key_value_heads, (site.key_dim, site.value_dim)
-        self.head = nn.Linear(trunk.linear.out_features, self.heads * sum(self.dims), dtype=torch.float32)
-        self.p_gate = _shut_gate(gate, self.heads, length)
-        self.trunk = trunk if owns_trunk else None
+        self.length: int = length
+        self.heads: int = site.num_key_value_heads
+        self.dims: tuple[int, int] = (site.key_dim, site.value_dim)
+        self.head: nn.Linear = nn.Linear(trunk.linear.out_features, self.heads * sum(self.dims), dtype=torch.float32)
+        self.p_gate: nn.Parameter | None = _shut_gate(gate, self.heads, length)
+        self.trunk: Trunk | None = trunk if owns_trunk else None
         self._kept: _Kept | None = None
         self._shared = (trunk,)  # a tuple, so that only the owner registers it
 

@@ -86,7 +86,9 @@ def install() -> None:
         return
 
     @wraps(original)
-    def get_interface(self: AttentionInterface, attn_implementation: str, default: Callable) -> Callable:
+    def get_interface(
+        self: AttentionInterface, attn_implementation: str, default: Callable[..., Any]
+    ) -> Callable[..., Any]:
         attend = original(self, attn_implementation, default)
         name = "eager" if attend is default else attn_implementation
         return partial(_at_the_door, attend, name, count())
@@ -166,6 +168,6 @@ def unwrap_forward(module: nn.Module, function: Callable[..., Any]) -> None:
             module.forward = forward  # someone else's, who had put it there before
 
 
-def is_wrapper(forward: Any, function: Callable[..., Any]) -> TypeGuard[partial]:
+def is_wrapper(forward: Any, function: Callable[..., Any]) -> TypeGuard[partial[Any]]:
     """Whether `wrap_forward` made this one of ``function``."""
     return isinstance(forward, partial) and forward.func is function

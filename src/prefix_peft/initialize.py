@@ -26,7 +26,7 @@ from .encoders import FlatEncoder, MLPEncoder
 from .layer import PrefixLayer, prefix_layers
 from .reading import KeysValues, read_activations
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 RANDOM_TOKENS = 64  # enough to be different; a longer prefix repeats them
 COPY_NOISE = 0.02  # of the activations' spread

@@ -22,13 +22,13 @@ BASE = "__base__"  # PEFT's name for "no adapter" in adapter_names
 class PrefixLayer(nn.Module, BaseTunerLayer):
     """A child of an attention module, which stays what it is; it holds the prefixes and hands out the one in use."""
 
-    adapter_layer_names = ("prefix_kv_encoder",)
-    other_param_names = ("config",)
+    adapter_layer_names: tuple[str, ...] = ("prefix_kv_encoder",)
+    other_param_names: tuple[str, ...] = ("config",)
 
     def __init__(self, attention: nn.Module, site: Site) -> None:
         super().__init__()
         self.site = site
-        self.prefix_kv_encoder = nn.ModuleDict()
+        self.prefix_kv_encoder: nn.ModuleDict = nn.ModuleDict()
         self.config: dict[str, PrefixConfig] = {}
         self._disable_adapters = False  # not only in the class: compiled code would be compiled again when it appears
         self.last_step: Any = None  # of decoding, see `step`

@@ -36,7 +36,7 @@ class PrefixModel(BaseTuner):
     """A frozen model with prefixes at its attention modules. PEFT builds it; the classmethods are its save and load."""
 
     prefix = "prefix_kv_"
-    tuner_layer_cls = PrefixLayer
+    tuner_layer_cls: type[PrefixLayer] = PrefixLayer
     target_module_mapping: dict[str, list[str]] = {}
 
     def inject_adapter(self, model: PreTrainedModel, adapter_name: str, *args: Any, **kwargs: Any) -> None:
@@ -61,7 +61,7 @@ class PrefixModel(BaseTuner):
         frozen.keep_frozen(model)
         positions.place(model)
 
-    def _prepare_adapter_config(self, peft_config: PrefixConfig, model_config: dict) -> PrefixConfig:
+    def _prepare_adapter_config(self, peft_config: PrefixConfig, model_config: dict[str, Any]) -> PrefixConfig:
         return peft_config  # nothing to look up: the sites are seen, not listed by model type
 
     def _prepare_model(self, peft_config: PrefixConfig, model: PreTrainedModel) -> None:
@@ -179,7 +179,9 @@ class PrefixModel(BaseTuner):
             "call model.unload() for the base model alone."
         )
 
-    merge_adapter = merge_and_unload
+    def merge_adapter(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """For the same reason."""
+        self.merge_and_unload()
 
     @classmethod
     def _get_adapter_state_dict(cls, model, config: Any, adapter_name, state_dict, unwanted_adapter_names):

@@ -60,7 +60,7 @@ def _is_under_a_hook(module: nn.Module, layer: PrefixLayer) -> bool:
 
 
 def _forward(
-    module: nn.Module, forward: Callable, layer: PrefixLayer, look_up: LookUp, *args: Any, **kwargs: Any
+    module: nn.Module, forward: Callable[..., Any], layer: PrefixLayer, look_up: LookUp, *args: Any, **kwargs: Any
 ) -> Any:
     with shifted(module, layer, look_up, (*args, *kwargs.values())):
         return forward(*args, **kwargs)

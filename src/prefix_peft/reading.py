@@ -21,7 +21,7 @@ from .bars import bar
 from .by_hand.door import opened
 from .one_pass import KeysValues, one_pass
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 CHUNK = 512  # tokens
 PROBE, PROBE_CHUNK = 16, 6  # tokens: two chunks behind a first one, the last of them shorter

@@ -25,12 +25,12 @@ from .checkpoint import encoders_of
 from .config import PrefixConfig
 
 TRAINED_NAME = "adapter_training.safetensors"
-RELEASE = "sha256 of " + SAFETENSORS_WEIGHTS_NAME  # of the release with which the file was written
+RELEASE: str = "sha256 of " + SAFETENSORS_WEIGHTS_NAME  # of the release with which the file was written
 
 _directory: ContextVar[Path | None] = ContextVar("prefix_peft_directory", default=None)
 
 
-def is_checkpoint(directory: str | os.PathLike) -> bool:
+def is_checkpoint(directory: str | os.PathLike[str]) -> bool:
     """Whether a trainer would take this for one of its checkpoints."""
     return re.fullmatch(r"checkpoint-\d+", Path(directory).name) is not None
 
@@ -51,7 +51,7 @@ def save_trained(model: nn.Module, adapter_name: str, state_dict: dict[str, Tens
 
 
 @contextmanager
-def loading_from(directory: str | os.PathLike, subfolder: str | None = None) -> Iterator[None]:
+def loading_from(directory: str | os.PathLike[str], subfolder: str | None = None) -> Iterator[None]:
     """What is loaded inside the ``with`` block comes from ``directory``, which may also be the name of a repository."""
     token = _directory.set(Path(directory, subfolder or ""))
     try:

@@ -23,7 +23,7 @@ LARGEST_JSON = 2**24  # bytes of a config; a config of a thousand layers has a h
 MARK = "prefix_kv_encoder"  # in the names of the tensors that are a prefix's
 
 
-def read_shapes(directory: str | os.PathLike, subfolder: str | None = None, **hub: Any) -> Shapes | None:
+def read_shapes(directory: str | os.PathLike[str], subfolder: str | None = None, **hub: Any) -> Shapes | None:
     """The shapes of the tensors in a release, by name, each of which was looked at; None where there is no file yet.
 
     Raises:
@@ -42,7 +42,7 @@ def read_shapes(directory: str | os.PathLike, subfolder: str | None = None, **hu
     return None
 
 
-def has_pickle(directory: str | os.PathLike, subfolder: str | None = None) -> bool:
+def has_pickle(directory: str | os.PathLike[str], subfolder: str | None = None) -> bool:
     """Whether the weights lie there as a pickle, perhaps besides."""
     return os.path.lexists(Path(directory, subfolder or "", WEIGHTS_NAME))
 
@@ -54,7 +54,7 @@ def pickle_message(path: object) -> str:
     )
 
 
-def check_inside(directory: str | os.PathLike, path: Path) -> Path:
+def check_inside(directory: str | os.PathLike[str], path: Path) -> Path:
     """``path``, unless it is a link that leads out of ``directory``.
 
     The Hub's cache is made of links, from ``snapshots/REVISION`` to the ``blobs`` beside, and from there to those that
@@ -74,7 +74,7 @@ def check_inside(directory: str | os.PathLike, path: Path) -> Path:
     return path
 
 
-def read_json(path: str | os.PathLike, largest: int = LARGEST_JSON) -> dict[str, Any]:
+def read_json(path: str | os.PathLike[str], largest: int = LARGEST_JSON) -> dict[str, Any]:
     """The object in a JSON file of at most ``largest`` bytes.
 
     Raises:

@@ -41,7 +41,7 @@ def check_types(config: Any) -> None:
 
 
 @cache
-def _declared(kind: type) -> dict[str, Any]:
+def _declared(kind: type[Any]) -> dict[str, Any]:
     return get_type_hints(kind)
 
 

@@ -52,7 +52,9 @@ class PositionWatch(TorchFunctionMode):
         self.found: dict[nn.Module, tuple[str, str | None]] = {}  # function and table of the look-up
         self.rotary: dict[nn.Module, tuple[str, str | None]] = {}  # the same where positions become angles
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         args, kwargs = in_order(func, args, kwargs or {})
         name = getattr(func, "__name__", "")
         if name in ARGUMENTS and len(args) > max(ARGUMENTS[name]) and self.running:
@@ -102,9 +104,13 @@ class Shift(TorchFunctionMode):
 
     def __init__(self, table: Tensor | None, function: str, shift: int | Tensor) -> None:
         super().__init__()
-        self.table, self.function, self.shift = table, function, shift
+        self.table: Tensor | None = table
+        self.function: str = function
+        self.shift: int | Tensor = shift
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         args, kwargs = in_order(func, args, kwargs or {})
         if getattr(func, "__name__", "") == self.function:
             table, at = ARGUMENTS[self.function]

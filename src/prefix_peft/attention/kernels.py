@@ -14,7 +14,10 @@ from torch import Tensor
 
 _aten = torch.ops.aten
 HALF = (torch.float16, torch.bfloat16)
-DTYPES = {"cpu": (torch.float64, torch.float32, *HALF), "cuda": (torch.float32, *HALF)}
+DTYPES: dict[str, tuple[torch.dtype, ...]] = {
+    "cpu": (torch.float64, torch.float32, *HALF),
+    "cuda": (torch.float32, *HALF),
+}
 CUDA_HEAD_DIM, CUDA_MULTIPLE, CUDA_LSE_MULTIPLE = 256, 8, 32  # what the CUDA kernels can do, and pad to
 
 Rest = tuple[Any, ...]  # what a kernel wants back in its backward pass

@@ -14,7 +14,7 @@ from torch.compiler import is_compiling
 from .kernels import DTYPES
 from .merged import SHORT, Merged, Over, Part
 
-logger = logging.getLogger(__name__)
+logger: logging.Logger = logging.getLogger(__name__)
 
 _tried: dict[tuple[str, torch.dtype], str] = {}  # by device and dtype: why the kernels are not to be relied on, or ''
 

@@ -47,7 +47,7 @@ def is_open(module: nn.Module) -> bool:
     return any(is_wrapper(vars(module).get(name), _through) for name in ("forward", "_old_forward"))
 
 
-def _through(module: nn.Module, forward: Callable, *args: Any, **kwargs: Any) -> Any:
+def _through(module: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     call = current_call()
     if call is not None and call.watcher is not None:
         watcher = call.watcher

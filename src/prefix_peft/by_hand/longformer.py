@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function_variadic
@@ -32,11 +33,11 @@ def banded_values(method: Callable[..., Tensor], weights: Tensor, value: Tensor,
     return method(weights, value, window)
 
 
-def _read_scores(method: Callable, query: Tensor, key: Tensor, window: int) -> Product:
+def _read_scores(method: Callable[..., Any], query: Tensor, key: Tensor, window: int) -> Product:
     return Product(query, key, "bxhd", "byhd", "bxhy")
 
 
-def _read_values(method: Callable, weights: Tensor, value: Tensor, window: int) -> Product:
+def _read_values(method: Callable[..., Any], weights: Tensor, value: Tensor, window: int) -> Product:
     return Product(weights, value, "bxhy", "byhd", "bxhd")
 
 

@@ -6,7 +6,7 @@ over it, and the product of its weights with values.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,7 +30,9 @@ Give = Callable[[int], Prefix | PrefixRows | None]  # the prefix for a batch of 
 class AttentionByHand(TorchFunctionMode):
     """What both have in common: telling the steps of attention apart."""
 
-    def __torch_function__(self, func, types, args=(), kwargs=None):
+    def __torch_function__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         args, kwargs = in_order(func, args, kwargs or {})
         if func is F.scaled_dot_product_attention:
             return self.attend(*args, **kwargs)
@@ -49,7 +51,7 @@ class AttentionByHand(TorchFunctionMode):
             follow(func, args, kwargs, result)
         return result
 
-    def _normalising(self, func: Callable, args: Any, kwargs: Any) -> Callable | None:
+    def _normalising(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Callable[..., Any] | None:
         """The method for this step from scores to weights, if it is one: a softmax, or one written out."""
         share = share_of(args[0]) if args else None
         if not isinstance(share, Scores):
@@ -61,7 +63,7 @@ class AttentionByHand(TorchFunctionMode):
             return self.normalised
         return self.exp if name == "exp" and share.normalised else None
 
-    def normalised(self, func: Callable, scores: Scores, args: Any, kwargs: Any) -> Tensor:
+    def normalised(self, func: Callable[..., Any], scores: Scores, args: Any, kwargs: Any) -> Tensor:
         """Scores less their log-sum-exp."""
         result = func(*args, **kwargs)
         carry(result, replace(scores.then(lambda own: own - args[1]), normalised=True))
@@ -71,19 +73,19 @@ class AttentionByHand(TorchFunctionMode):
         """A whole attention in one call."""
         raise NotImplementedError
 
-    def softmax(self, func: Callable, scores: Scores, args: Any, kwargs: Any) -> Tensor:
+    def softmax(self, func: Callable[..., Any], scores: Scores, args: Any, kwargs: Any) -> Tensor:
         """Scores become weights."""
         raise NotImplementedError
 
-    def logsumexp(self, func: Callable, scores: Scores, args: Any, kwargs: Any) -> Tensor:
+    def logsumexp(self, func: Callable[..., Any], scores: Scores, args: Any, kwargs: Any) -> Tensor:
         """The first half of a softmax that is written out ..."""
         raise NotImplementedError
 
-    def exp(self, func: Callable, scores: Scores, args: Any, kwargs: Any) -> Tensor:
+    def exp(self, func: Callable[..., Any], scores: Scores, args: Any, kwargs: Any) -> Tensor:
         """... and the second."""
         raise NotImplementedError
 
-    def values(self, func: Callable, product: Product, weights: Weights, args: Any, kwargs: Any) -> Tensor:
+    def values(self, func: Callable[..., Any], product: Product, weights: Weights, args: Any, kwargs: Any) -> Tensor:
         """Weights meet values."""
         raise NotImplementedError
 
@@ -102,13 +104,15 @@ class Watch(AttentionByHand):
     def __init__(self, see: Callable[[Tensor, Tensor, Tensor, bool], Any]) -> None:
         super().__init__()
         self.see = see
-        self.biased = False
+        self.biased: bool = False
 
-    def attend(self, query, key, value, attn_mask=None, *args, **kwargs):
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *args: Any, **kwargs: Any
+    ) -> Tensor:
         self.see(query, key, value, is_of_the_keys(attn_mask))
         return F.scaled_dot_product_attention(query, key, value, attn_mask, *args, **kwargs)
 
-    def softmax(self, func, scores, args, kwargs):
+    def softmax(self, func: Callable[..., Any], scores: Scores, args: Any, kwargs: Any) -> Tensor:
         self.biased = is_of_the_keys(bias_of(scores, args[0]))
         result = func(*args, **kwargs)
         carry(result, Weights(scores, None))
@@ -116,12 +120,12 @@ class Watch(AttentionByHand):
 
     exp = softmax
 
-    def logsumexp(self, func, scores, args, kwargs):
+    def logsumexp(self, func: Callable[..., Any], scores: Scores, args: Any, kwargs: Any) -> Tensor:
         result = func(*args, **kwargs)
         carry(result, Normaliser(scores))
         return result
 
-    def values(self, func, product, weights, args, kwargs):
+    def values(self, func: Callable[..., Any], product: Product, weights: Weights, args: Any, kwargs: Any) -> Tensor:
         asked = weights.scores.product
         self.see(
             canonical(asked, asked.left, asked.left_axes, asked.summed),
@@ -161,7 +165,10 @@ class Serve(AttentionByHand):
         self, module: nn.Module, site: Site, give: Give, observer: Callable[[nn.Module, Tensor], None] | None = None
     ) -> None:
         super().__init__()
-        self.module, self.site, self.give, self.observer = module, site, give, observer
+        self.module: nn.Module = module
+        self.site: Site = site
+        self.give: Give = give
+        self.observer: Callable[[nn.Module, Tensor], None] | None = observer
         self.prefix: Prefix | None = None
         self.uses: list[list[bool]] = []  # one for each attention, filled when its weights have met the values
 
@@ -173,7 +180,16 @@ class Serve(AttentionByHand):
                 "lengths, masks or options than those of a plain text may lead there; please report what was passed."
             )
 
-    def attend(self, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, **options):
+    def attend(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        **options: Any,
+    ) -> Tensor:
         def attend(module, query, key, value, mask, is_causal=False, **_):
             own = F.scaled_dot_product_attention(
                 query, key, value, mask, dropout_p, is_causal and mask is None, **options
@@ -191,7 +207,7 @@ class Serve(AttentionByHand):
             self.observer(self.module, prefix_weights(call, prefix))
         return out.transpose(1, 2)
 
-    def softmax(self, func, scores, args, kwargs):
+    def softmax(self, func: Callable[..., Any], scores: Scores, args: Any, kwargs: Any) -> Tensor:
         prefix = self._prefix_beside(scores)
         if prefix is None:
             self.uses.append([True])
@@ -204,14 +220,14 @@ class Serve(AttentionByHand):
         self._hand_on(weights, scores, share)
         return weights
 
-    def logsumexp(self, func, scores, args, kwargs):
+    def logsumexp(self, func: Callable[..., Any], scores: Scores, args: Any, kwargs: Any) -> Tensor:
         result, prefix = func(*args, **kwargs), self._prefix_beside(scores)
         if prefix is not None:
             result = torch.logaddexp(result, func(self._scores(prefix, scores, args[0]), *args[1:], **kwargs))
         carry(result, Normaliser(scores))
         return result
 
-    def exp(self, func, scores, args, kwargs):
+    def exp(self, func: Callable[..., Any], scores: Scores, args: Any, kwargs: Any) -> Tensor:
         result, prefix = func(*args, **kwargs), self._prefix_beside(scores)
         if prefix is None:
             self.uses.append([True])
@@ -222,7 +238,7 @@ class Serve(AttentionByHand):
             self._hand_on(result, scores, self._scores(prefix, scores, args[0]).exp())
         return result
 
-    def values(self, func, product, weights, args, kwargs):
+    def values(self, func: Callable[..., Any], product: Product, weights: Weights, args: Any, kwargs: Any) -> Tensor:
         assert self.prefix is not None and weights.share is not None
         result = func(*args, **kwargs)
         return result + prefix_values(product, weights.share, self.prefix.value).to(result.dtype)

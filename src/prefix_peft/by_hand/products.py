@@ -42,7 +42,7 @@ class Product(NamedTuple):
         return "".join(a for a in self.out_axes if a in self.left_axes and a in self.right_axes)
 
 
-def read_product(function: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
+def read_product(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Product | None:
     """The product of two activations that this call computes; None where it computes something else."""
     reader = READERS.get(getattr(function, "__name__", ""))
     product = reader(*args, **kwargs) if reader else None

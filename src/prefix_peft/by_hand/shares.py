@@ -82,7 +82,7 @@ def carry(tensor: Any, share: Share | Normaliser | None) -> None:
         tensor.prefix_kv_share = share  # pyright: ignore[reportAttributeAccessIssue]
 
 
-def follow(function: Callable, args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
+def follow(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any], result: Any) -> None:
     """Let the result of any other function carry on what its arguments carried."""
     name = function.__name__
     found = [(tensor, share_of(tensor)) for tensor in _tensors(args, kwargs)]
@@ -119,7 +119,7 @@ def _scaled(share: Share, scale: Callable[..., Tensor], factor: Any) -> Share:
     return share.then(lambda own: scale(own, factor))
 
 
-def _likewise(share: Share, function: Callable, args: Sequence[Any], kwargs: dict[str, Any]) -> Share:
+def _likewise(share: Share, function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Share:
     return share.then(lambda own: function(own, *args[1:], **kwargs), of_shape=function.__name__ in TRANSPOSITIONS)
 
 

@@ -10,6 +10,7 @@ import json
 import re
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from peft import PeftModel
 from peft.utils import CONFIG_NAME
@@ -28,8 +29,10 @@ from .formats import Format, Source, register_format
 
 WHERE = re.compile(r"(?P<module>.*prefix_tunings\.[^.]+\.(?P<location>\w+))\.(wte\.weight|control_trans(\.\d+\.\w+)?)")
 LOCATIONS = ("self_prefix", "encoder_prefix", "cross_prefix")
-SETTINGS = {"architecture": "prefix_tuning", "bottleneck_size": 512, "non_linearity": "tanh", "dropout": 0.0,
-            "leave_out": [], "use_gating": False, "shared_gating": True}  # fmt: skip
+SETTINGS: dict[str, Any] = {
+    "architecture": "prefix_tuning", "bottleneck_size": 512, "non_linearity": "tanh", "dropout": 0.0, "leave_out": [],
+    "use_gating": False, "shared_gating": True,
+}  # fmt: skip
 
 
 @register_format("adapters")

@@ -30,7 +30,7 @@ class ConvertArguments(BaseArguments):
         default=OURS,
         metadata={"help": "The format of NEW.", "choices": WRITTEN},
     )
-    positional: ClassVar = ("old", "new")  # given without their names
+    positional: ClassVar[tuple[str, ...]] = ("old", "new")  # given without their names
 
 
 def convert_command(arguments: ConvertArguments) -> None:

@@ -37,7 +37,7 @@ class Source:
         """Those whose names begin so."""
         return read_tensors(self.file, [name for name in sorted(self.names) if name.startswith(beginnings)])
 
-    def setting(self, key: str, kind: type, default: Any = None) -> Any:
+    def setting(self, key: str, kind: type[Any], default: Any = None) -> Any:
         """An entry of the config.
 
         Raises:

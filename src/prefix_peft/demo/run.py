@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from contextlib import nullcontext
+from importlib.util import find_spec
 from pathlib import Path
 
 from ..training.arguments import TrainArguments
@@ -31,6 +32,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--num-virtual-tokens", type=int, default=10, help="P, the length of the prefix")
     parser.add_argument("--seed", type=int, default=42, help="of the prefix and of the order of the data")
     options = parser.parse_args(argv)
+    if find_spec("sacrebleu") is None:
+        parser.error("it scores what it writes, and needs more than the library itself: pip install prefix-peft[demo]")
     started = time.monotonic()
     files = write_data(options.output_dir / "data")
     arguments = TrainArguments(

@@ -66,6 +66,6 @@ _TITLE_NOUNS = words_of("""
     Garden River Letter Winter Mirror Promise Horse Road Window Storm Crown Bell Night Harvest Door
 """)
 
-year = number(1500, 2020)
-colour = one_of("red, blue, green, white, black, yellow, brown, grey, purple, golden, silver, orange")
+year: Maker = number(1500, 2020)
+colour: Maker = one_of("red, blue, green, white, black, yellow, brown, grey, purple, golden, silver, orange")
 town = word

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from .java import meteor, treebank_tokens
 from .texts import Unavailable, checked
@@ -40,7 +41,7 @@ def coco(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dic
     return {"meteor": meteor(texts, answers), "rouge_l": rouge_l(texts, answers), "cider": cider(texts, answers)}
 
 
-def _mean(scorer, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
+def _mean(scorer: Any, predictions: Sequence[str], references: Sequence[Sequence[str]]) -> float:
     texts, answers = checked(predictions, references)
     mean, _ = scorer.compute_score(dict(enumerate(answers)), {i: [text] for i, text in enumerate(texts)})
     return float(mean)

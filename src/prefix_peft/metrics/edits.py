@@ -17,7 +17,8 @@ class Answer:
     """What words are compared with, and where in it each word stands, as bits."""
 
     def __init__(self, words: Words) -> None:
-        self.words, self.rows = words, len(words)
+        self.words: Words = words
+        self.rows: int = len(words)
         self.masks: dict[str, int] = defaultdict(int)
         for i, word in enumerate(words):
             self.masks[word] |= 1 << i
@@ -33,11 +34,14 @@ class Order:
 
     def __init__(self, answer: Answer, words: Words, before: Order | None = None, same: int = 0) -> None:
         """``words``, of which the first ``same`` are those of ``before``."""
-        self.answer, self.words = answer, words
-        self.columns = before.columns[: same + 1] if before else [((1 << answer.rows) - 1, 0, answer.rows)]
+        self.answer: Answer = answer
+        self.words: Words = words
+        self.columns: list[tuple[int, int, int]] = (
+            before.columns[: same + 1] if before else [((1 << answer.rows) - 1, 0, answer.rows)]
+        )
         for word in words[same:]:
             self.columns.append(_next(answer, self.columns[-1], word))
-        self.least = self.columns[-1][2]  # no beam finds fewer
+        self.least: int = self.columns[-1][2]  # no beam finds fewer
 
     @cached_property
     def edits(self) -> int:

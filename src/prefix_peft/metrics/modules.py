@@ -6,7 +6,7 @@ None needs a network, as ``evaluate.load("ter")`` does: that fetches a script.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .bleu import bleu, chrf
 from .coco import cider, rouge_l
@@ -18,11 +18,21 @@ from .ter import ter
 try:
     import datasets
     import evaluate
-except ImportError as fault:
-    raise ImportError("metric modules need evaluate; pip install prefix-peft[evaluate]") from fault
+except ImportError as _fault:
+    raise ImportError("metric modules need evaluate; pip install prefix-peft[evaluate]") from _fault
+
+if TYPE_CHECKING:
+
+    class Metric:  # evaluate's says nothing of its types
+        def compute(
+            self, *, predictions: Sequence[str], references: Sequence[Sequence[str]], **options: Any
+        ) -> dict[str, Any] | None:
+            """The scores by name."""
+else:
+    Metric = evaluate.Metric
 
 
-class TextMetric(evaluate.Metric):
+class TextMetric(Metric):
     """A plain function of predictions and references as a module; what it returns is kept under its name."""
 
     function: Callable[..., Any]
@@ -36,38 +46,40 @@ class TextMetric(evaluate.Metric):
             features=datasets.Features({"predictions": text, "references": datasets.Sequence(text)}),
         )
 
-    def _compute(self, *, predictions: Sequence[str], references: Sequence[Sequence[str]], **options: Any) -> dict:
+    def _compute(
+        self, *, predictions: Sequence[str], references: Sequence[Sequence[str]], **options: Any
+    ) -> dict[str, Any]:
         found = self.function(predictions, references, **options)
         return found if isinstance(found, dict) else {self.function.__name__: found}
 
 
 class Bleu(TextMetric):
-    function = staticmethod(bleu)
+    function: Callable[..., Any] = staticmethod(bleu)
 
 
 class Chrf(TextMetric):
-    function = staticmethod(chrf)
+    function: Callable[..., Any] = staticmethod(chrf)
 
 
 class Nist(TextMetric):
-    function = staticmethod(nist)
+    function: Callable[..., Any] = staticmethod(nist)
 
 
 class Meteor(TextMetric):
-    function = staticmethod(meteor)
+    function: Callable[..., Any] = staticmethod(meteor)
 
 
 class RougeL(TextMetric):
-    function = staticmethod(rouge_l)
+    function: Callable[..., Any] = staticmethod(rouge_l)
 
 
 class Cider(TextMetric):
-    function = staticmethod(cider)
+    function: Callable[..., Any] = staticmethod(cider)
 
 
 class Ter(TextMetric):
-    function = staticmethod(ter)
+    function: Callable[..., Any] = staticmethod(ter)
 
 
 class Rouge(TextMetric):
-    function = staticmethod(rouge)
+    function: Callable[..., Any] = staticmethod(rouge)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -19,9 +20,9 @@ from .texts import Unavailable, checked
 Texts = list[str]
 References = list[list[str]]
 
-MTEVAL = {"lowercase": True, "smooth_method": "none"}
+MTEVAL: dict[str, Any] = {"lowercase": True, "smooth_method": "none"}
 MARKS = "\u0300-\u036f"  # combining accents: lower-casing makes one of a capital I with a dot
-MULTI_BLEU = {"tokenize": "none", "lowercase": True, "smooth_method": "none", "force": True}
+MULTI_BLEU: dict[str, Any] = {"tokenize": "none", "lowercase": True, "smooth_method": "none", "force": True}
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def mteval_tokens(text: str) -> str:
     return Tokenizer13a()(text.lower())
 
 
-def _sacrebleu(name: str, metric: str, compute: Callable[..., float], **options) -> Part:
+def _sacrebleu(name: str, metric: str, compute: Callable[..., float], **options: Any) -> Part:
     return Part(
         (name,),
         lambda texts, references: {name: compute(texts, references, **options)},

@@ -22,7 +22,8 @@ class LiveBytes(TorchDispatchMode):
     def __init__(self, kind_of: Callable[[Tensor], str] = lambda tensor: "") -> None:
         super().__init__()
         self.kind_of = kind_of
-        self.now = self.peak = 0
+        self.now: int = 0
+        self.peak: int = 0
         self.kinds: Counter[str] = Counter()
         self.at_peak: Counter[str] = Counter()  # the kinds at that moment
         self._sizes: dict[int, tuple[str, int]] = {}  # kinds and sizes of storages, by their address

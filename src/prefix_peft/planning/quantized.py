@@ -26,7 +26,9 @@ class QuantizedLinear(nn.Module):
         scales = outputs if bits == 8 else -(-weight.numel() // BLOCK)
         self.register_buffer("packed", torch.empty(weight.numel() * bits // 8, dtype=torch.uint8))
         self.register_buffer("scales", torch.empty(scales, dtype=torch.float32))
-        self.shape, self.bits, self.bias = (outputs, weight.numel() // outputs), bits, bias
+        self.shape: tuple[int, int] = (outputs, weight.numel() // outputs)
+        self.bits: int = bits
+        self.bias: Tensor | None = bias
 
     def forward(self, input: Tensor) -> Tensor:
         output: Any = _Product.apply(input, self.shape, self.bits)

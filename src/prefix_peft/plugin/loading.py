@@ -20,7 +20,7 @@ from ..untrusted import has_pickle, pickle_message, read_json, read_shapes
 _OPENS: ContextVar[str] = ContextVar("prefix_peft_opens", default="")
 
 
-def read_config(original: Callable, cls: Any, path: str, **kwargs: Any) -> dict[str, Any]:
+def read_config(original: Callable[..., Any], cls: Any, path: str, **kwargs: Any) -> dict[str, Any]:
     """For ``PeftConfig.from_json_file``: a file that holds no config is refused by its name."""
     kind = read_json(path).get("peft_type", "")
     if not isinstance(kind, str):
@@ -28,7 +28,9 @@ def read_config(original: Callable, cls: Any, path: str, **kwargs: Any) -> dict[
     return original(cls, path, **kwargs)
 
 
-def load_config(original: Callable, cls: Any, directory: str, subfolder: str | None = None, **kwargs: Any) -> Any:
+def load_config(
+    original: Callable[..., Any], cls: Any, directory: str, subfolder: str | None = None, **kwargs: Any
+) -> Any:
     """For ``PeftConfig.from_pretrained``: the config knows what the file beside it declares."""
     config = original(cls, directory, subfolder=subfolder, **kwargs)
     if isinstance(config, PrefixConfig):
@@ -36,7 +38,7 @@ def load_config(original: Callable, cls: Any, directory: str, subfolder: str | N
     return config
 
 
-def load_model(original: Callable, cls: Any, model: Any, model_id: Any, *args: Any, **kwargs: Any) -> Any:
+def load_model(original: Callable[..., Any], cls: Any, model: Any, model_id: Any, *args: Any, **kwargs: Any) -> Any:
     """For ``PeftModel.from_pretrained``: the same where a config is given beside the weights."""
     given = dict(zip(("adapter_name", "is_trainable", "config"), args, strict=False)) | kwargs
     with _opening("weights"):
@@ -46,7 +48,9 @@ def load_model(original: Callable, cls: Any, model: Any, model_id: Any, *args: A
         return original(cls, model, model_id, *args, **kwargs)
 
 
-def load_adapter(original: Callable, model: Any, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any) -> Any:
+def load_adapter(
+    original: Callable[..., Any], model: Any, model_id: Any, adapter_name: str, *args: Any, **kwargs: Any
+) -> Any:
     """For ``PeftModel.load_adapter``: the same where the weights go into an adapter that is there already."""
     looked_at = bool(_OPENS.get())
     with _opening("weights"), loading_from(model_id, kwargs.get("subfolder")):
@@ -55,7 +59,7 @@ def load_adapter(original: Callable, model: Any, model_id: Any, adapter_name: st
         return original(model, model_id, adapter_name, *args, **kwargs)
 
 
-def load_into_transformers(original: Callable, model: Any, *args: Any, **kwargs: Any) -> Any:
+def load_into_transformers(original: Callable[..., Any], model: Any, *args: Any, **kwargs: Any) -> Any:
     """For transformers' own ``load_adapter``."""
     given = dict(zip(("peft_model_id", "adapter_name", "peft_config"), args, strict=False)) | kwargs
     settings = given.get("load_config")

@@ -18,14 +18,14 @@ from ..config import PREFIX_KV
 HUB = ("subfolder", "revision", "cache_dir", "token")  # what tells where a config lies
 
 
-def load_model(original: Callable, cls: Any, model: Any, model_id: str, *args: Any, **kwargs: Any) -> Any:
+def load_model(original: Callable[..., Any], cls: Any, model: Any, model_id: str, *args: Any, **kwargs: Any) -> Any:
     """For ``PeftModel.from_pretrained``."""
     with _mapped(model, None, model_id, kwargs):
         return original(cls, model, model_id, *args, **kwargs)
 
 
 def load_into_transformers(
-    original: Callable, model: Any, peft_model_id: str | None = None, *args: Any, **kwargs: Any
+    original: Callable[..., Any], model: Any, peft_model_id: str | None = None, *args: Any, **kwargs: Any
 ) -> Any:
     """For transformers' own ``load_adapter``."""
     here = {name: "cpu" if place == "disk" else place for name, place in getattr(model, "hf_device_map", {}).items()}

@@ -14,7 +14,7 @@ from ..model import PrefixModel
 from ..resuming import is_checkpoint, is_more_than_its_release, save_trained
 
 
-def save_model(original: Callable, model: Any, save_directory: str, *args: Any, **kwargs: Any) -> None:
+def save_model(original: Callable[..., Any], model: Any, save_directory: str, *args: Any, **kwargs: Any) -> None:
     """For ``PeftModel.save_pretrained``: all ranks that hold parts of a prefix call it, and the first writes.
 
     Beside the release it also puts what a trainer's checkpoint needs besides.

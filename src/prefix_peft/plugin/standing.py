@@ -9,7 +9,7 @@ from typing import Any
 MARK = "prefix_peft"  # on what stands before a function: by whom
 
 
-def stand_before(owner: type, name: str, function: Callable[..., Any]) -> None:
+def stand_before(owner: type[Any], name: str, function: Callable[..., Any]) -> None:
     """Let ``function(original, ...)`` stand for a method or class method of ``owner``. Harmless to repeat."""
     held = vars(owner)[name]
     original = held.__func__ if isinstance(held, classmethod) else held

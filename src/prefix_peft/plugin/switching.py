@@ -8,7 +8,9 @@ from typing import Any
 from ..model import PrefixModel
 
 
-def set_adapter(original: Callable, model: Any, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+def set_adapter(
+    original: Callable[..., Any], model: Any, adapter_name: str | list[str], inference_mode: bool = False
+) -> None:
     """For ``PeftModel.set_adapter``: it takes a list for our tuner, as transformers' and the tuner's own do."""
     if isinstance(adapter_name, str) or not isinstance(model.base_model, PrefixModel):
         return original(model, adapter_name, inference_mode=inference_mode)

@@ -160,7 +160,7 @@ class TrainArguments(RunArguments, DataArguments):
         if self.too_long not in TOO_LONG:
             raise ValueError(f"--too-long must be one of {list(TOO_LONG)}, got {self.too_long!r}.")
         if self.learning_rate is None:
-            self.learning_rate = 1e-3 if self.prefix_projection else 1e-1
+            self.learning_rate: float | None = 1e-3 if self.prefix_projection else 1e-1
 
 
 @dataclass

@@ -37,7 +37,7 @@ class EncodedPairs(Dataset[dict[str, list[int]]]):
 class EncodedPrompts(list[list[int]]):
     """Token ids of each prompt, and how many of them lost text to a length limit."""
 
-    def __init__(self, prompts: Iterable[list[int]], truncated: int):
+    def __init__(self, prompts: Iterable[list[int]], truncated: int) -> None:
         super().__init__(prompts)
         self.truncated = truncated
 

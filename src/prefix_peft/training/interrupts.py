@@ -24,7 +24,7 @@ class Interrupted(KeyboardInterrupt):
             f"stopped by {signal.Signals(number).name} at step {step}; "
             f"--resume-from-checkpoint goes on from {checkpoint} as if it had not been."
         )
-        self.status = 128 + number  # what a shell shows of the signal
+        self.status: int = 128 + number  # what a shell shows of the signal
 
 
 class Interrupts:
@@ -35,7 +35,8 @@ class Interrupts:
     """
 
     def __init__(self, note: str = STOPPING) -> None:
-        self.received, self.note = 0, note
+        self.received: int = 0
+        self.note: str = note
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> Interrupts:

@@ -6,7 +6,7 @@ from dataclasses import field
 from typing import Any
 
 LARGEST = 1e9  # of a number that is to be finite
-RANGES = {
+RANGES: dict[str, Any] = {
     "learning_rate": (0, LARGEST),
     "num_train_epochs": (0, LARGEST),
     "warmup_ratio": (0, 1),

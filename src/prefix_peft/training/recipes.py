@@ -14,14 +14,22 @@ from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from typing import Any
 
+Sourced = dict[str, dict[str, Any]]  # values of options, by source
+
 PAPER, CODE = "Li & Liang (ACL 2021)", "github.com/XiangLi1999/PrefixTuning at 6519d30"
 TABLE_6, APPENDIX, README = f"{PAPER}, Table 6", f"{PAPER}, appendix", f"{CODE}, README"
 SEQ2SEQ = f"{CODE}, seq2seq"
 GPT2, BART = ("gpt2-medium", "gpt2-large"), ("facebook/bart-large",)
-MODELS = {"prefix": GPT2, "fine-tuning": GPT2, "ft-top2": GPT2[:1], "adapter-3%": GPT2[:1], "adapter-0.1%": GPT2[:1]}
+MODELS: dict[str, tuple[str, ...]] = {
+    "prefix": GPT2,
+    "fine-tuning": GPT2,
+    "ft-top2": GPT2[:1],
+    "adapter-3%": GPT2[:1],
+    "adapter-0.1%": GPT2[:1],
+}
 
 # task, method, learning rate, epochs, batch, P
-FULL_DATA = [
+FULL_DATA: list[tuple[str, str, float, int, int, int | None]] = [
     ("e2e", "prefix", 8e-5, 5, 10, 5),
     ("e2e", "adapter-3%", 5e-5, 5, 5, None),
     ("e2e", "adapter-0.1%", 8e-5, 10, 5, None),
@@ -58,16 +66,15 @@ TO_TEXT, SECTION_TASKS = ("e2e", "webnlg", "dart"), ("news-to-sports", "within-n
 SECTIONS = "trains on XSum split by section, which is no --task: give --train-file, and --data-file to evaluate"
 SUBSET = "trains on a subset: draw {} records, and give them as --train-file"
 
-Sourced = dict[str, dict[str, Any]]  # values of options, by source
-ALL = {CODE: {"warmup_ratio": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": 101}}
-PREFIX = {CODE: {"prefix_dropout": 0.0, "base_dropout": False}, PAPER: {"prefix_projection": True}}
-OF_TO_TEXT = {CODE: {"objective": "sentence_sum"}, APPENDIX: {"encoder_hidden_size": 512}}
-OF_SUMMARIES = {
+ALL: Sourced = {CODE: {"warmup_ratio": 0.0, "weight_decay": 0.0, "max_grad_norm": 1.0, "seed": 101}}
+PREFIX: Sourced = {CODE: {"prefix_dropout": 0.0, "base_dropout": False}, PAPER: {"prefix_projection": True}}
+OF_TO_TEXT: Sourced = {CODE: {"objective": "sentence_sum"}, APPENDIX: {"encoder_hidden_size": 512}}
+OF_SUMMARIES: Sourced = {
     SEQ2SEQ: {"objective": "token_mean", "max_target_length": 60},
     APPENDIX: {"encoder_hidden_size": 800, "max_source_length": 512},
 }
-DECODE_TO_TEXT = {APPENDIX: {"num_beams": 5}, CODE: {"max_new_tokens": 100}}
-DECODE_SUMMARIES = {
+DECODE_TO_TEXT: Sourced = {APPENDIX: {"num_beams": 5}, CODE: {"max_new_tokens": 100}}
+DECODE_SUMMARIES: Sourced = {
     APPENDIX: {"num_beams": 6, "length_penalty": 0.8, "max_source_length": 512},
     SEQ2SEQ: {"min_new_tokens": 11, "max_new_tokens": 62},
 }

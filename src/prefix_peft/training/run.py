@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -46,22 +46,30 @@ class Run:
         validation: EncodedPairs | None,
         loss_of: Loss,
     ) -> None:
-        self.loss_of, self.tokenizer = loss_of, tokenizer
-        self.arguments, self.accelerator, self.pairs, self.validation = arguments, accelerator, pairs, validation
-        self.seq2seq = bool(model.config.is_encoder_decoder)
-        self.collate = partial(collate, pad_token_id=padding_id(tokenizer), is_encoder_decoder=self.seq2seq)
+        self.loss_of: Loss = loss_of
+        self.tokenizer: PreTrainedTokenizerBase = tokenizer
+        self.arguments: RunArguments = arguments
+        self.accelerator: Accelerator = accelerator
+        self.pairs: EncodedPairs = pairs
+        self.validation: EncodedPairs | None = validation
+        self.seq2seq: bool = bool(model.config.is_encoder_decoder)
+        self.collate: Callable[..., dict[str, Any]] = partial(
+            collate, pad_token_id=padding_id(tokenizer), is_encoder_decoder=self.seq2seq
+        )
         pairs_a_step = (
             arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * accelerator.num_processes
         )
-        self.steps_an_epoch = math.ceil(len(pairs) / pairs_a_step)
+        self.steps_an_epoch: int = math.ceil(len(pairs) / pairs_a_step)
         self.pairs_a_step = pairs_a_step
-        self.steps = arguments.max_steps
+        self.steps: int = arguments.max_steps
         if self.steps <= 0:
             self.steps = math.ceil(arguments.num_train_epochs * self.steps_an_epoch)
         self.plain = model
         optimizer = torch.optim.AdamW(self._groups(model), weight_decay=arguments.weight_decay)
+        self.model: Any
+        self.optimizer: Any
         self.model, self.optimizer = prepare(accelerator, model, optimizer)
-        self.progress = self._resumed()
+        self.progress: Progress = self._resumed()
 
     def _groups(self, model: PeftModel) -> list[dict[str, Any]]:
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
