@@ -9,9 +9,7 @@ from transformers import GenerationConfig
 
 import prefix_peft
 from prefix_peft import PrefixConfig
-from prefix_peft.attention.pages import SUPPORTED
 
-pytestmark = pytest.mark.skipif(not SUPPORTED, reason="continuous batching with prefixes needs transformers 5.20")
 NAMES = test_rows.NAMES
 PROMPTS = [tiny.tokens(length, seed=length).tolist() for length in (5, 19, 3, 7)]  # one is longer than a step
 NEW = 6

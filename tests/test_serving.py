@@ -25,7 +25,7 @@ from prefix_peft.__main__ import main
 from prefix_peft.demo.run import BASE
 from prefix_peft.serving.command import _parser, by_name
 
-REASON = "transformers' server needs fastapi, uvicorn and openai (prefix-peft[serving]), and transformers 5.20"
+REASON = "transformers' server needs fastapi, uvicorn and openai (prefix-peft[serving])"
 pytest.importorskip("prefix_peft.serving.models", reason=REASON, exc_type=ImportError)
 PROMPT = "name : Dreemen Peak | lit : 1661 =>"
 NEW = 12

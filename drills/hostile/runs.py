@@ -35,6 +35,7 @@ NEEDED = {
     "train": ["--train-file", "t", "--output-dir", "o"], "distill": ["--document-file", "d", "--output-dir", "o"],
     "evaluate": ["--adapter", "a", "--data-file", "d"], "generate": ["--adapter", "a", "--prompt", "p"],
     "score": ["--predictions", "p", "--references", "r"], "convert": ["old", "new"],
+    "push": ["a", "r"], "pull": ["r", "d"],
 }  # fmt: skip
 
 

@@ -14,7 +14,6 @@ from typing import Any, cast
 from torch import nn
 from transformers.generation.continuous_batching import continuous_api
 
-from .attention.pages import SUPPORTED
 from .hook import Call, calling
 from .layer import BASE, check_names, prefix_layers
 
@@ -86,8 +85,7 @@ class PrefixBatchingManager(continuous_api.ContinuousBatchingManager):
 
 def install() -> None:
     """Let ``init_continuous_batching`` make managers of this kind, once per process."""
-    if SUPPORTED:
-        continuous_api.ContinuousBatchingManager = PrefixBatchingManager
+    continuous_api.ContinuousBatchingManager = PrefixBatchingManager
 
 
 def _suited(model: Any, config: Any) -> Any:

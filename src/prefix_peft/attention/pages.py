@@ -6,28 +6,17 @@ all that belong to the batch. Here that is done just before, so that a prefix ca
 
 from __future__ import annotations
 
-from inspect import signature
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor
-from transformers.generation.continuous_batching import PagedAttentionCache
 
 from .terms import AttentionCall
 
-# Until 5.17 attention functions also changed the layout of what the pages gave them.
-SUPPORTED = "kwargs" in signature(cast("Any", PagedAttentionCache).update).parameters
-
 
 def read_pages(call: AttentionCall) -> AttentionCall:
-    """``call`` with all keys and values of the batch, its own among them; one of an ordinary cache as it is.
-
-    Raises:
-        NotImplementedError: a transformers whose pages are read in another way.
-    """
+    """``call`` with all keys and values of the batch, its own among them; one of an ordinary cache as it is."""
     if call.options.get("cache") is None:
         return call
-    if not SUPPORTED:
-        raise NotImplementedError("continuous batching with prefixes needs transformers >= 5.20; upgrade it.")
     options: dict[str, Any] = dict(call.options)
     key, value = options["cache"].update(
         key_states=call.key, value_states=call.value, layer_idx=call.module.layer_idx, kwargs=options

@@ -19,7 +19,7 @@ DESCRIPTION = """
 A request's "model" is the base, by the name behind --model, or a prefix, by its own. All share one model in memory.
 What else is given goes to transformers' server, as --continuous-batching or --port: 'transformers serve --help'.
 """
-NEEDS = "it needs transformers' server (transformers >= 5.20, pip install 'prefix-peft[serving]'), and {}."
+NEEDS = "it needs transformers' server (pip install 'prefix-peft[serving]'), and {}."
 
 
 def main(argv: Sequence[str]) -> None:
