@@ -18,9 +18,12 @@ if "google.colab" in sys.modules:
 import os
 from pathlib import Path
 
+import torch
+
 from prefix_peft.demo.run import BASE, SEPARATOR
 
 MODEL = os.environ.get("PREFIX_PEFT_MODEL", str(BASE))
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 RUNS = Path("runs/many-tasks")
 
 # %% [markdown]
@@ -69,8 +72,9 @@ for task in TASKS:
         learning_rate=0.2,
         num_train_epochs=1,
     )
-    log = train(arguments).progress.log
-    print(f"{task:<9} loss {log[0]['loss']:.2f} -> {log[-1]['loss']:.2f}")
+    trained = train(arguments)
+    trained.model.print_trainable_parameters()
+    print(f"loss {trained.progress.log[0]['loss']:.2f} -> {trained.progress.log[-1]['loss']:.2f}")
 
 # %% [markdown]
 # **One model, three prefixes.** Each is another adapter of one PEFT model; together they weigh less than a photograph.
@@ -83,7 +87,7 @@ from prefix_peft.training.models import load_base
 from prefix_peft.training.report import sites_table
 
 base, tokenizer = load_base(MODEL)
-model = PeftModel.from_pretrained(base, RUNS / "prose", adapter_name="prose")
+model = PeftModel.from_pretrained(base.to(DEVICE), RUNS / "prose", adapter_name="prose")
 for task in ("headline", "dialogue"):
     model.load_adapter(RUNS / task, adapter_name=task)
 print(sites_table(prefix_peft.inspect(model)))
@@ -93,11 +97,9 @@ print(sites_table(prefix_peft.inspect(model)))
 # any. Nothing is switched, and the rows do not wait for each other.
 
 # %%
-import torch
-
 names = [*TASKS, "__base__"]
 source = next(examples("prose", 1, seed=2))["source"]
-prompt = tokenizer([source + SEPARATOR] * len(names), return_tensors="pt")
+prompt = tokenizer([source + SEPARATOR] * len(names), return_tensors="pt").to(DEVICE)
 greedy = {"max_new_tokens": 60, "do_sample": False, "pad_token_id": tokenizer.eos_token_id}
 ids = model.generate(**prompt, adapter_names=names, **greedy)[:, prompt.input_ids.shape[1] :]
 
@@ -109,7 +111,7 @@ for name, text in zip(names, tokenizer.batch_decode(ids, skip_special_tokens=Tru
 # Each row is what its prefix writes alone. (PEFT's own prefix tuning ignores `adapter_names` without a word.)
 
 # %%
-prompt = tokenizer(source + SEPARATOR, return_tensors="pt")
+prompt = tokenizer(source + SEPARATOR, return_tensors="pt").to(DEVICE)
 for name, row in zip(TASKS, ids, strict=False):
     model.set_adapter(name)
     (alone,) = model.generate(**prompt, **greedy)[:, prompt.input_ids.shape[1] :]
@@ -148,7 +150,7 @@ for (name, source), answer in list(zip(requests, answers, strict=True))[:6]:
 began, same = time.perf_counter(), 0
 for (name, _), ids, answer in zip(requests, prompts, answers, strict=True):
     model.set_adapter(name)
-    written = model.generate(torch.tensor([ids]), generation_config=settings)[0, len(ids) :]
+    written = model.generate(torch.tensor([ids], device=DEVICE), generation_config=settings)[0, len(ids) :]
     same += tokenizer.decode(written, skip_special_tokens=True).strip() == answer
 one_by_one = time.perf_counter() - began
 print(f"{len(requests)} requests: together {together:.1f} s, one by one {one_by_one:.1f} s; {same} texts are the same")

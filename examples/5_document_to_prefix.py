@@ -19,6 +19,8 @@ if "google.colab" in sys.modules:
 import os
 from pathlib import Path
 
+import torch
+
 from prefix_peft.demo.run import BASE
 
 MODEL = os.environ.get("PREFIX_PEFT_MODEL", str(BASE))
@@ -38,7 +40,9 @@ print(f"{document.shape[1]} tokens: {tokenizer.convert_ids_to_tokens(document[0]
 
 def answer(model, prompt):
     """What ``model`` writes behind the tokens ``prompt`` (1, T), up to the end of the sentence."""
-    ids = model.generate(prompt, max_new_tokens=16, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+    ids = model.generate(
+        prompt.to(model.device), max_new_tokens=16, do_sample=False, pad_token_id=tokenizer.eos_token_id
+    )
     return tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True).strip()
 
 
@@ -53,8 +57,6 @@ def ask(model, before=None):
 # **The usual way** puts the document into each prompt.
 
 # %%
-import torch
-
 in_the_prompt = dict(ask(base, before=document))
 for about, text in in_the_prompt.items():
     print(f"{about:<8} {text}")
@@ -67,6 +69,7 @@ for about, text in in_the_prompt.items():
 import prefix_peft
 
 model = prefix_peft.wrap(base, num_virtual_tokens=document.shape[1])
+model.print_trainable_parameters()
 left_over = prefix_peft.initialize_kv_prefix_from_text(model, tokenizer, DOCUMENT)
 assert left_over == 0  # nothing of the document's keys and values is lost
 

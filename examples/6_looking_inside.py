@@ -49,6 +49,7 @@ for name, seed in (("one", 1), ("two", 2)):
             seed=seed,
         )
     )
+    trained.model.print_trainable_parameters()
     measured = [entry["validation_loss"] for entry in trained.progress.log if "validation_loss" in entry]
     losses[name] = {"loss before": measured[0], "loss after": measured[-1]}
 print(scores_table(losses))

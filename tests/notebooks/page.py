@@ -17,8 +17,8 @@ says how to put a real model in its place. Open the `.ipynb` in Jupyter or Colab
 
 {table}
 
-Seconds (the start of Python included, on {machine}) and trained parameters (of the first prefix, where there are several)
-as `make notebooks` found them; it runs all of them and writes this page.
+Seconds, with the start of Python, on {machine}; trained parameters are those of the first prefix, where there are
+several. Both are what `make notebooks` found, which runs all of them and writes this page.
 
 Two plain programs stand beside them: [`quickstart.py`](quickstart.py) is the first notebook as one function, and
 [`accelerate_train.py`](accelerate_train.py) a training loop for one process or many.
