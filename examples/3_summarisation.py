@@ -49,9 +49,8 @@ TOPICS = {
 def article(rng):
     """A sentence by topic, in the order of the article."""
     topics = rng.sample(list(TOPICS), len(TOPICS))
-    return {
-        topic: TOPICS[topic].format(**{name: rng.choice(words) for name, words in WORDS.items()}) for topic in topics
-    }
+    drawn = {topic: {name: rng.choice(words) for name, words in WORDS.items()} for topic in topics}
+    return {topic: TOPICS[topic].format(**drawn[topic]) for topic in topics}
 
 
 print(" ".join(article(Random(0)).values()))
@@ -130,14 +129,22 @@ else:
 # long at all three. `inspect` lists the sites and what they carry.
 
 # %%
+from peft import get_peft_model
+
 import prefix_peft
 from prefix_peft import PrefixConfig
 from prefix_peft.training.report import sites_table
 
-model = prefix_peft.wrap(base, 12, sites=["encoder"], adapter_name="encoder")
-for role in ("decoder", "cross"):
-    model.add_adapter(role, PrefixConfig(num_virtual_tokens=12, sites=[role], task_type="SEQ_2_SEQ_LM"))
-model.add_adapter("all", PrefixConfig(num_virtual_tokens=4, task_type="SEQ_2_SEQ_LM"))
+
+def prefix_at(*sites):
+    return PrefixConfig(num_virtual_tokens=12 // len(sites), sites=list(sites), task_type="SEQ_2_SEQ_LM")
+
+
+model = get_peft_model(base, prefix_at("encoder"), adapter_name="encoder")
+model.add_adapter("decoder", prefix_at("decoder"))
+model.add_adapter("cross", prefix_at("cross"))
+model.add_adapter("all", prefix_at("encoder", "decoder", "cross"))
+model.print_trainable_parameters()
 print(sites_table(prefix_peft.inspect(model)))
 
 # %% [markdown]
@@ -164,9 +171,7 @@ from IPython.display import Image
 figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
 for name, losses in curves.items():
     axes.plot(losses, label=name, linewidth=1.6)
-axes.set(
-    xlabel="step", ylabel="loss (nats per token)", title="The same summaries, learnt at one kind of site or at all"
-)
+axes.set(xlabel="step", ylabel="loss (nats per token)", title="Learning the same summaries at each site")
 axes.grid(alpha=0.3)
 axes.legend(title="prefix at", frameon=False)
 figure.savefig(RUN / "sites.png", dpi=110)
@@ -198,9 +203,8 @@ for name in curves:
 print(sources[0])
 for name, texts in written.items():
     print(f"  {name:<8} {texts[0]}")
-print(
-    "\n" + markdown_table(["prefix at", "right of 40"], [[name, str(right(texts))] for name, texts in written.items()])
-)
+rows = [[name, str(right(texts))] for name, texts in written.items()]
+print(f"\n{markdown_table(['prefix at', 'right of 40'], rows)}")
 assert right(written["all"]) > right(written["none"]) + 10
 
 # %% [markdown]

@@ -40,9 +40,8 @@ print(f"{document.shape[1]} tokens: {tokenizer.convert_ids_to_tokens(document[0]
 
 def answer(model, prompt):
     """What ``model`` writes behind the tokens ``prompt`` (1, T), up to the end of the sentence."""
-    ids = model.generate(
-        prompt.to(model.device), max_new_tokens=16, do_sample=False, pad_token_id=tokenizer.eos_token_id
-    )
+    greedy = {"max_new_tokens": 16, "do_sample": False, "pad_token_id": tokenizer.eos_token_id}
+    ids = model.generate(prompt.to(model.device), **greedy)
     return tokenizer.decode(ids[0, prompt.shape[1] :], skip_special_tokens=True).strip()
 
 
