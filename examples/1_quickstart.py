@@ -56,7 +56,7 @@ model.print_trainable_parameters()
 # %%
 def write(model, source):
     prompt = tokenizer(source + SEPARATOR, return_tensors="pt").to(DEVICE)
-    ids = model.eval().generate(**prompt, max_new_tokens=60, do_sample=False, pad_token_id=tokenizer.eos_token_id)
+    ids = model.eval().generate(**prompt, max_new_tokens=80, do_sample=False, pad_token_id=tokenizer.eos_token_id)
     return tokenizer.decode(ids[0, prompt.input_ids.shape[1] :], skip_special_tokens=True).strip()
 
 
@@ -74,7 +74,7 @@ from torch.utils.data import DataLoader
 
 from prefix_peft.training.batches import collate, encode_pairs, padding_id
 
-texts = [(pair["source"], pair["references"][0]) for pair in pairs("train")]
+texts = [(pair["source"], pair["references"][0]) for pair in pairs("train")[:400]]
 examples = encode_pairs(texts, tokenizer, is_encoder_decoder=False, separator=SEPARATOR)  # the loss is on the target
 padded = partial(collate, pad_token_id=padding_id(tokenizer), is_encoder_decoder=False)
 batches = DataLoader(examples, batch_size=8, shuffle=True, collate_fn=padded)
@@ -86,7 +86,7 @@ for step, batch in enumerate(batches):
     loss.backward()
     optimizer.step()
     optimizer.zero_grad()
-    if step % 15 == 0:
+    if step % 10 == 0:
         print(f"step {step:3d}  loss {loss.item():.3f}")
 
 # %% [markdown]

@@ -71,6 +71,7 @@ for task in TASKS:
         num_virtual_tokens=8,
         learning_rate=0.2,
         num_train_epochs=1,
+        logging_steps=1,
     )
     trained = train(arguments)
     trained.model.print_trainable_parameters()
@@ -94,7 +95,7 @@ print(sites_table(prefix_peft.inspect(model)))
 
 # %% [markdown]
 # **One batch, four answers.** `adapter_names` says for each row which prefix it has; `__base__` is the model without
-# any. Nothing is switched, and the rows do not wait for each other.
+# any. One pass through the model serves all rows.
 
 # %%
 names = [*TASKS, "__base__"]

@@ -68,7 +68,6 @@ for about, text in in_the_prompt.items():
 import prefix_peft
 
 model = prefix_peft.wrap(base, num_virtual_tokens=document.shape[1])
-model.print_trainable_parameters()
 left_over = prefix_peft.initialize_kv_prefix_from_text(model, tokenizer, DOCUMENT)
 assert left_over == 0  # nothing of the document's keys and values is lost
 
@@ -124,6 +123,7 @@ distilled = distill(
         eval_steps=50,
     )
 )
+distilled.model.print_trainable_parameters()
 
 # %% [markdown]
 # How far is each from the model that has the document in view? `KL` is the divergence of its next-token distributions,

@@ -43,8 +43,10 @@ def run(path: Path, directory: Path) -> Seen:
     """
     directory.mkdir(parents=True, exist_ok=True)
     notebook = nbformat.read(path, as_version=4)
-    resources = {"metadata": {"path": str(directory)}}
-    client = NotebookClient(notebook, timeout=TIME_LIMIT, kernel_name="python3", resources=resources)
+    client = NotebookClient(
+        notebook, timeout=TIME_LIMIT, kernel_name="python3", resources={"metadata": {"path": str(directory)}},
+        extra_arguments=["--log-level=ERROR"],
+    )  # fmt: skip
     began = time.monotonic()
     with AROUND.get(path.stem, lambda _: nullcontext(OFFLINE))(directory) as environment:
         try:
