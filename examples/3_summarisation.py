@@ -79,11 +79,12 @@ def tiny_tokenizer():
 
 
 def tiny_bart(tokenizer):
-    sizes = {"d_model": 64, "encoder_layers": 2, "decoder_layers": 2, "max_position_embeddings": 64, "dropout": 0.0}
-    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
-    wide = {"encoder_ffn_dim": 128, "decoder_ffn_dim": 128}
-    marks = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
-    return BartForConditionalGeneration(BartConfig(vocab_size=len(tokenizer), **sizes, **heads, **wide, **marks))
+    config = BartConfig(
+        vocab_size=len(tokenizer), d_model=64, encoder_layers=2, decoder_layers=2, encoder_attention_heads=4,
+        decoder_attention_heads=4, encoder_ffn_dim=128, decoder_ffn_dim=128, max_position_embeddings=64, dropout=0.0,
+        init_std=0.12, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=2,
+    )  # fmt: skip
+    return BartForConditionalGeneration(config)
 
 
 def loss_of(model, pairs):
@@ -121,7 +122,7 @@ if MODEL:
 else:
     tokenizer = tiny_tokenizer()
     base = tiny_bart(tokenizer)
-    losses = train(base, any_sentence, steps=400, learning_rate=3e-3)
+    losses = train(base, any_sentence, steps=250, learning_rate=5e-3)
     print(f"loss {losses[0]:.2f} -> {losses[-1]:.2f}")
 
 # %% [markdown]
