@@ -44,8 +44,8 @@ for name, seed in (("one", 1), ("two", 2)):
             separator=SEPARATOR,
             num_virtual_tokens=8,
             learning_rate=LEARNING_RATE,
-            max_steps=80,
-            eval_steps=80,
+            max_steps=60,
+            eval_steps=60,
             seed=seed,
         )
     )
@@ -80,8 +80,7 @@ masses = attention_mass(model, tokenizer, pair["source"], pair["references"][0],
 print(masses_table(masses).in_markdown())
 
 # %% [markdown]
-# Above, which heads look at it, and at which of its virtual tokens. Below, when: the first tokens see little else, what
-# follows has the text as well. In the heads that copy, names and numbers of the record take over.
+# As pictures: in which heads, at which virtual tokens, and when.
 
 # %%
 from IPython.display import Image
@@ -93,17 +92,29 @@ draw("Attention to the prefix", maps_of_masses(masses), RUNS / "attention.png")
 Image(RUNS / "attention.png")
 
 # %% [markdown]
-# The same numbers are tensors, for questions of your own: `weights` has the shape (heads, tokens, virtual tokens).
-# Which tokens lean on the prefix most, in the last layer?
+# Look at the last layer behind `=>`, where the wording begins: dark where the sailors' idiom is spoken, pale where
+# names and numbers are copied from the record. The same numbers are tensors, so this can be counted: `weights` has the
+# shape (heads, tokens, virtual tokens), and the attention at a token decides about the next one.
 
 # %%
 import torch
 
-last = masses.of_role("decoder")[-1]
-words = masses.texts["decoder"]
-assert last.weights.shape == (last.heads.numel(), len(words), 8)
-for share, place in zip(*torch.topk(last.tokens, 5), strict=True):
-    print(f"{100 * share:5.1f} %  at {words[place]!r}, behind {''.join(words[max(0, place - 6) : place])!r}")
+last, words = masses.of_role("decoder")[-1], masses.texts["decoder"]
+assert last.weights.shape == (len(last.heads), len(words), 8)
+
+arrow = words.index("·=>") if "·=>" in words else words.index("=>")
+copied = torch.tensor([word in words[:arrow] for word in words[arrow + 1 :]])
+shares = 100 * last.tokens[arrow:-1]
+print(f"attention to the prefix before a word of the record   {shares[copied].mean():4.1f} %")
+print(f"attention to the prefix before a word of the idiom    {shares[~copied].mean():4.1f} %")
+
+# %% [markdown]
+# The words at which the last layer leans on the prefix most:
+
+# %%
+for place in shares.argsort(descending=True)[:6].tolist():
+    before = "".join(words[max(0, place + arrow - 6) : place + arrow + 1])
+    print(f"{shares[place]:5.1f} %  {before} -> {words[place + arrow + 1]}")
 
 # %% [markdown]
 # **Words.** At the first layer each word has one key and one value, so a virtual token can be compared with all words
@@ -121,8 +132,8 @@ fresh = prefix_peft.wrap(
 print(words_table(nearest_words(fresh, tokenizer, 3)).in_markdown())
 
 # %% [markdown]
-# A trained one has gone where there are no words: its nearest are hardly nearer than the median word. Reading a prefix
-# as if it were a prompt would be a mistake.
+# A trained one has left the words behind: its nearest are far from 1. They may hint at where it has gone, but it is no
+# prompt that could be read, and deeper layers, which do most of the work, are not seen here.
 
 # %%
 print(words_table(nearest_words(model, tokenizer, 3)).in_markdown())
@@ -139,10 +150,17 @@ comparison = compare(one, two)
 print("\n\n".join(table.in_markdown() for table in comparison_tables(comparison, "one", "two")))
 
 # %% [markdown]
-# And as pictures: the norms of the keys and values of both.
+# How large their keys and values have become, by layer and virtual token:
 
 # %%
-draw("Prefix one", maps_of_norms(one), RUNS / "norms.png")
+from dataclasses import replace
+
+norms = [
+    replace(heat, title=f"{heat.title}, {name}")
+    for name, release in (("one", one), ("two", two))
+    for heat in maps_of_norms(release)
+]
+draw("Two prefixes for one task", norms, RUNS / "norms.png")
 Image(RUNS / "norms.png")
 
 # %% [markdown]
