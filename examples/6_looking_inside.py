@@ -102,7 +102,7 @@ import torch
 last, words = masses.of_role("decoder")[-1], masses.texts["decoder"]
 assert last.weights.shape == (len(last.heads), len(words), 8)
 
-arrow = words.index("·=>") if "·=>" in words else words.index("=>")
+arrow = len(tokenizer(pair["source"] + SEPARATOR).input_ids) - 1  # the last token of the prompt
 copied = torch.tensor([word in words[:arrow] for word in words[arrow + 1 :]])
 shares = 100 * last.tokens[arrow:-1]
 print(f"attention to the prefix before a word of the record   {shares[copied].mean():4.1f} %")
