@@ -45,11 +45,12 @@ config = PrefixConfig(
 settings = {
     "per_device_train_batch_size": 8,
     "num_train_epochs": 1,
-    "learning_rate": 0.1,
+    "learning_rate": 0.2,
     "lr_scheduler_type": "constant",
     "train_sampling_strategy": "sequential",
     "logging_steps": 10,
     "save_strategy": "no",
+    "dataloader_pin_memory": False,
     "report_to": "none",
 }
 
@@ -78,8 +79,8 @@ Trainer(
 ).train()
 
 # %% [markdown]
-# **TRL's `SFTTrainer`** takes texts and the config, and wraps the model itself. `DPOTrainer` and `GRPOTrainer` take a
-# `PrefixConfig` in the same way.
+# **TRL's `SFTTrainer`** takes texts and the config, and wraps the model itself; gradient checkpointing is on by
+# default. `DPOTrainer` and `GRPOTrainer` take a `PrefixConfig` in the same way.
 
 # %%
 from datasets import Dataset
@@ -108,7 +109,7 @@ from torch.utils.data import DataLoader
 
 accelerator = Accelerator()
 by_loop = get_peft_model(load_base(MODEL)[0], config)
-optimizer = torch.optim.AdamW([p for p in by_loop.parameters() if p.requires_grad], lr=0.1, weight_decay=0.0)
+optimizer = torch.optim.AdamW([p for p in by_loop.parameters() if p.requires_grad], lr=0.2, weight_decay=0.0)
 batches = DataLoader(examples, batch_size=8, collate_fn=padded)
 by_loop, optimizer, batches = accelerator.prepare(by_loop, optimizer, batches)
 
