@@ -92,9 +92,9 @@ draw("Attention to the prefix", maps_of_masses(masses), RUNS / "attention.png")
 Image(RUNS / "attention.png")
 
 # %% [markdown]
-# Look at the last layer behind `=>`, where the wording begins: dark where the sailors' idiom is spoken, pale where
-# names and numbers are copied from the record. The same numbers are tensors, so this can be counted: `weights` has the
-# shape (heads, tokens, virtual tokens), and the attention at a token decides about the next one.
+# Look at the last layer behind `=>`, where the wording begins: mostly darker where the sailors' idiom is spoken, and
+# paler where names and numbers are copied from the record. The same numbers are tensors, so this can be counted:
+# `weights` has the shape (heads, tokens, virtual tokens), and the attention at a token decides about the next one.
 
 # %%
 import torch
