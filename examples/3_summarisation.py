@@ -155,8 +155,13 @@ def draw_for(task):
     return draw
 
 
+def summaries(task, seed, count):
+    rng = Random(seed)
+    return [draw_for(task)(rng) for _ in range(count)]
+
+
 for task in TASKS:
-    print(f"{task:<12}", " => ".join(draw_for(task)(Random(0))))
+    print(f"{task:<12}", *summaries(task, seed=0, count=1)[0], sep="\n  ")
 
 # %% [markdown]
 # **Where a prefix can go.** `sites` says at which kinds of attention. Four prefixes of as many numbers: at one kind, or
@@ -192,7 +197,7 @@ print(sites_table(prefix_peft.inspect(model)))
 # %%
 from prefix_peft.training.evaluation import generate_texts
 
-unseen = {task: [draw_for(task)(rng) for rng in [Random(2)] for _ in range(40)] for task in TASKS}
+unseen = {task: summaries(task, seed=2, count=40) for task in TASKS}
 curves, written = {}, {}
 for task in TASKS:
     sources = [source for source, _ in unseen[task]]
