@@ -13,9 +13,8 @@ if "google.colab" in sys.modules:
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", "prefix-peft[demo]"], check=True)
 
 # %% [markdown]
-# Put `t5-small`, `facebook/bart-base` or another encoder-decoder here, and leave out the pretraining below. No such
-# model is small enough to come with the package, so by default a tiny BART is made and pretrained here, which takes
-# seconds.
+# Put `t5-small`, `facebook/bart-base` or another encoder-decoder here. None is small enough to come with the package,
+# so by default a tiny BART is made and pretrained in this notebook, which takes seconds.
 
 # %%
 import os
@@ -91,6 +90,11 @@ def tiny_bart(tokenizer):
     return BartForConditionalGeneration(config)
 
 
+# %% [markdown]
+# One loop trains the tiny model now, and the prefixes later.
+
+
+# %%
 def loss_of(model, pairs):
     """The mean loss on the targets of (source, target) texts."""
     examples = encode_pairs(pairs, tokenizer, is_encoder_decoder=True).examples
