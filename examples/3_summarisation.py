@@ -241,9 +241,10 @@ right = {
 print(markdown_table(["prefix at", *TASKS], [[name, *(str(right[task, name]) for task in TASKS)] for name in SITES]))
 
 # %% [markdown]
-# All sites can say which topic it is. Which headline is the last only the encoder knows: a prefix there can mark it,
-# and the decoder, whose own prefix knows nothing of the article, follows. How it is worded is the decoder's: the
-# encoder cannot make it say what it never said. All three together, a third as long each, do everything.
+# Every site can say which topic it is. Which headline is the last is for the encoder to say: a prefix there can mark
+# it, while that of the decoder never meets the article (a third would be chance). How it is worded is for the decoder:
+# a prefix in the encoder cannot make it say what it never said. All three together, a third as long each, do
+# everything.
 
 # %%
 if not MODEL:
