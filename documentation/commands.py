@@ -19,6 +19,7 @@ the same; `python -m prefix_peft` is the same as `prefix-peft`.
 ```
 """
 WITH_RECIPES = ("train", "evaluate")
+UNSAID = (None, False, "", [], argparse.SUPPRESS)  # defaults that say nothing
 
 
 def page() -> str:
@@ -58,15 +59,10 @@ def row(action: argparse.Action) -> str:
     """One option."""
     names = [name for name in action.option_strings if "_" not in name and not name.startswith("--no-")]
     shown = ", ".join(f"`{name}`" for name in names) or f"`{action.metavar}`"
-    default = (
-        "required"
-        if action.required
-        else ""
-        if action.default in (None, False, "", [], argparse.SUPPRESS)
-        else f"`{action.default}`"
-    )
+    default = "" if action.default in UNSAID else f"`{action.default}`"
     choices = f" One of {', '.join(f'`{choice}`' for choice in action.choices)}." if action.choices else ""
-    return f"| {shown} | {default} | {escaped(str(action.help or ''))}{choices} |"
+    what = escaped(str(action.help or "")) + choices
+    return f"| {shown} | {'required' if action.required else default} | {what} |"
 
 
 def escaped(text: str) -> str:

@@ -4,6 +4,8 @@ They are SVG whose colours are variables, so that they follow the page's between
 the reader's system.
 """
 
+# ruff: noqa: RUF001
+
 from __future__ import annotations
 
 import sys
@@ -19,8 +21,10 @@ STYLE = """<style>
 .fig text {fill: var(--ink); font-size: 14px; text-anchor: middle}
 .fig .quiet {fill: var(--quiet)} .fig .left {text-anchor: start} .fig .small {font-size: 12.5px}
 .fig .own {fill: var(--prefix)} .fig .on {fill: var(--paper); font-weight: 600} .fig .strong {font-weight: 600}
-.fig .cell {fill: var(--cell)} .fig .prefix {fill: var(--prefix)} .fig .none {fill: none; stroke: var(--line); stroke-dasharray: 3 3}
-.fig .line {fill: none; stroke: var(--line); stroke-width: 1.3} .fig .thick {fill: none; stroke: var(--prefix); stroke-width: 1.8}
+.fig .cell {fill: var(--cell)} .fig .prefix {fill: var(--prefix)}
+.fig .none {fill: none; stroke: var(--line); stroke-dasharray: 3 3}
+.fig .line {fill: none; stroke: var(--line); stroke-width: 1.3}
+.fig .thick {fill: none; stroke: var(--prefix); stroke-width: 1.8}
 </style>"""
 
 
@@ -56,11 +60,10 @@ def svg(width: float, height: float, title: str, parts: list[str]) -> str:
 
 def attention() -> str:
     """[PREFIX; x; y]: the last word attends to the prefix of its layer, and to the words before it."""
-    left, words = 96, ["name", ":", "Ada", "=&gt;", "Ada", "Lovelace", "was", "born"]
-    xs = [left + i * (CELL + GAP) for i in range(3)] + [left + 24 + i * (70 + GAP) for i in range(3, 3 + len(words))]
-    xs = xs[:3] + [xs[2] + CELL + 24 + i * (70 + GAP) for i in range(len(words))]
-    widths = [CELL] * 3 + [70] * len(words)
-    middles = [x + width / 2 for x, width in zip(xs, widths, strict=True)]
+    words, width = ["name", ":", "Ada", "=&gt;", "Ada", "Lovelace", "was", "born"], 70
+    xs = [96 + i * (CELL + GAP) for i in range(3)] + [288 + i * (width + GAP) for i in range(len(words))]
+    widths = [CELL] * 3 + [width] * len(words)
+    middles = [x + wide / 2 for x, wide in zip(xs, widths, strict=True)]
     parts = []
     for row in range(3):
         y = 46 + row * ROW
@@ -68,15 +71,14 @@ def attention() -> str:
         for i, middle in reversed(list(enumerate(middles[:-1]))):
             parts.append(arc(middles[-1], middle, y, "thick" if i < 3 else "line"))
         kinds = ["prefix"] * 3 + ["cell"] * len(words)
-        parts += [cell(x, y, "K V", kind, width) for x, kind, width in zip(xs, kinds, widths, strict=True)]
+        parts += [cell(x, y, "K V", kind, wide) for x, kind, wide in zip(xs, kinds, widths, strict=True)]
     y = 46 + 3 * ROW - 12
     parts += [cell(x, y, "", "none", CELL, 28) for x in xs[:3]]
     parts += [text(middle, y + 19, word) for middle, word in zip(middles[3:], words, strict=True)]
-    last = xs[-1] + widths[-1]
     parts.append(bracket(xs[0], xs[2] + CELL, y + 38, "PREFIX: trained, no tokens", "own strong small"))
-    parts.append(bracket(xs[3], xs[6] + 70, y + 38, "x, the source: frozen"))
-    parts.append(bracket(xs[7], last, y + 38, "y, the target: frozen"))
-    return svg(last + 20, y + 76, "A prefix joins the keys and values of every attention layer", parts)
+    parts.append(bracket(xs[3], xs[6] + width, y + 38, "x, the source: frozen"))
+    parts.append(bracket(xs[7], xs[-1] + width, y + 38, "y, the target: frozen"))
+    return svg(xs[-1] + width + 20, y + 76, "A prefix joins the keys and values of every attention layer", parts)
 
 
 def merging() -> str:

@@ -17,7 +17,7 @@ FETCHED = re.compile(r"""<(?:script|img|iframe|link rel="stylesheet")[^>]*?(?:sr
 
 
 def on_page_markdown(markdown: str, config: Any, **_: Any) -> str:
-    """Sections of the README where a page asks for them; tables inside ``<details>``, which GitHub reads as they are."""
+    """Sections of the README where a page asks for them; tables inside ``<details>``, as GitHub reads them."""
     page = SECTION.sub(lambda match: section(Path(config.docs_dir, "..", "README.md"), match[1]), markdown)
     return page.replace("<details>", '<details markdown="1">')
 

@@ -47,17 +47,11 @@ def pages() -> list[str]:
 def blocks(page: str) -> list[Block]:
     """All of a page that a reader might run."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    return [
-        Block(
-            page,
-            text[: match.start(5)].count("\n"),
-            match[4],
-            textwrap.dedent(match[5]),
-            match[1] or "",
-            match[2] or "",
-        )
-        for match in BLOCK.finditer(text)
-    ]
+    found = []
+    for match in BLOCK.finditer(text):
+        mark, reason, _, language, code = match.groups(default="")
+        found.append(Block(page, text[: match.start(5)].count("\n"), language, textwrap.dedent(code), mark, reason))
+    return found
 
 
 def run(block: Block, namespace: dict) -> None:

@@ -1,4 +1,4 @@
-"""The documentation does what it says: its code runs, its commands are there, and what is drawn and listed is up to date.
+"""The documentation does what it says: its code runs, its commands are there, its lists are up to date.
 
 Small models stand for those that a page names (`pages.make_models`), and trainings take two steps. What cannot run here
 has a comment before it that says why: ``<!-- not run: ... -->``, or ``<!-- parsed: ... -->`` where at least the

@@ -17,27 +17,23 @@ from mkdocs.exceptions import PluginError
 from documentation import hooks
 
 
+FETCHED = re.compile(r"""(?:src=|url\(|@import |<link rel="?stylesheet"? href=)["']?(?:https?:)?//""")
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_build(tmp_path):
     build(load_config(str(pages.ROOT / "mkdocs.yml"), site_dir=str(tmp_path)))  # strict: a broken link is an error
     texts = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*.html")}
     assert texts.keys() >= {page.removeprefix("docs/").replace(".md", ".html") for page in pages.pages()[1:]}
     assert "<math" in texts["mathematics.html"] and "arithmatex" not in texts["mathematics.html"]
-    assert all(
-        '<svg xmlns="http://www.w3.org/2000/svg" class="fig"' in texts[name]
-        for name in ("index.html", "mathematics.html")
-    )
+    assert all('class="fig"' in texts[name] for name in ("index.html", "mathematics.html"))
     assert "cannot be merged into the weights" in texts["what-works.html"], "the README's limits"
     assert "PrefixConfig" in texts["api/wrapping.html"]
     for path in [*tmp_path.rglob("*.html"), *tmp_path.rglob("*.css")]:
-        assert not re.search(
-            r"""(?:src=|url\(|@import |<link rel="?stylesheet"? href=)["']?(?:https?:)?//""", path.read_text()
-        ), path
+        assert not FETCHED.search(path.read_text()), path
 
 
-@pytest.mark.parametrize(
-    "element", ['<script src="https://x.org/a.js">', '<link rel="stylesheet" href="//x.org/a.css">']
-)
+@pytest.mark.parametrize("element", ['<script src="https://x.org/a.js">', '<link rel="stylesheet" href="//x.org/a">'])
 def test_what_would_be_fetched_is_refused(element):
     class Page:
         class file:
