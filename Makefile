@@ -3,6 +3,7 @@
 # make check         lint, format, types and tests
 # make conformance   every architecture of transformers, and the table in docs/architectures.md (minutes)
 # make drills        what is done to runs, files and threads on purpose, and the table in docs/drills.md (an hour)
+# make docs          the documentation as a site, into site/: offline, and strict about its links
 # make benchmarks    what a prefix costs, beside the bare model and PEFT's methods, and docs/performance.md (half an hour)
 #
 # Each target makes its own environment in .venv first and installs what it needs.
@@ -10,7 +11,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check conformance drills benchmarks lint types clean
+.PHONY: demo test check conformance drills benchmarks docs lint types clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m prefix_peft demo --output-dir runs/demo
@@ -29,6 +30,10 @@ drills: $(VENV)/.test
 benchmarks: $(VENV)/.demo
 	$(BIN)/python benchmarks all --page docs/performance.md
 
+docs: $(VENV)/.docs
+	$(BIN)/python documentation/commands.py docs/command-line.md
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: $(VENV)/.dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -45,4 +50,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 clean:
-	rm -rf $(VENV) runs build dist
+	rm -rf $(VENV) runs build dist site

@@ -36,7 +36,7 @@ class Block:
     @property
     def commands(self) -> list[list[str]]:
         """The words of each line."""
-        return [words for line in self.code.splitlines() if (words := shlex.split(line, comments=True))]
+        return [words for line in self.code.replace("\\\n", " ").splitlines() if (words := shlex.split(line, comments=True))]
 
 
 def pages() -> list[str]:
@@ -107,7 +107,7 @@ def make_models(folder: Path) -> None:
     torch.manual_seed(0)
     llama = tr.LlamaConfig(
         vocab_size=len(tokenizer), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=0, eos_token_id=0,
+        num_key_value_heads=2, max_position_embeddings=1024, bos_token_id=0, eos_token_id=0,
     )  # fmt: skip
     t5 = tr.T5Config(
         vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, pad_token_id=0,

@@ -16,7 +16,6 @@ from mkdocs.exceptions import PluginError
 
 from documentation import hooks
 
-
 FETCHED = re.compile(r"""(?:src=|url\(|@import |<link rel="?stylesheet"? href=)["']?(?:https?:)?//""")
 
 
