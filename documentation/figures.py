@@ -8,6 +8,7 @@ the reader's system.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,6 +31,11 @@ STYLE = """<style>
 
 def text(x: float, y: float, words: str, kind: str = "") -> str:
     return f'<text x="{x:g}" y="{y:g}" class="{kind}">{words}</text>'
+
+
+def subscripts(words: str) -> str:
+    """``a_b`` with a small b below."""
+    return re.sub(r"_(\w)", r'<tspan dy="4" font-size="10">\1</tspan><tspan dy="-4">&#8203;</tspan>', words)
 
 
 def cell(x: float, y: float, words: str, kind: str, width: float = CELL, height: float = 34) -> str:
@@ -83,19 +89,19 @@ def attention() -> str:
 
 def merging() -> str:
     """One softmax over the prefix and the text, in two ways."""
-    parts = [text(200, 24, "joined", "strong"), text(620, 24, "merged", "strong")]
+    parts = [text(200, 24, "joined", "strong"), text(640, 24, "merged", "strong")]
     keys = [("P", "prefix")] * 3 + [("K", "cell")] * 6
-    xs = [20 + i * 40 for i in range(9)]
-    parts += [cell(x, 60, name, kind, 36) for x, (name, kind) in zip(xs, keys, strict=True)]
-    parts += [bracket(20, 376, 100, "one softmax over all of [P; K]"), text(200, 160, "out = Σ weights × [P_V; V]")]
-    parts += [text(200, 190, "keys copied to every row of the batch", "quiet small")]
-    parts += [cell(440 + i * 40, 60, "P", "prefix", 36) for i in range(3)]
-    parts += [cell(590 + i * 40, 60, "K", "cell", 36) for i in range(6)]
-    parts += [bracket(440, 556, 100, "o_p, l_p: read once for all rows", "own small")]
-    parts += [bracket(590, 826, 100, "o_s, l_s: as if there were no prefix")]
-    parts += [text(633, 160, "out = σ(l_p − l_s) o_p + σ(l_s − l_p) o_s")]
-    parts += [text(633, 190, "l: log-sum-exp of the scores", "quiet small")]
-    return svg(846, 204, "Attention over prefix and text, joined and merged", parts)
+    parts += [cell(20 + i * 40, 50, name, kind, 36) for i, (name, kind) in enumerate(keys)]
+    parts.append(bracket(20, 376, 90, "one softmax over [P; K]"))
+    parts.append(text(200, 156, subscripts("out = Σ weights × [P_V; V]")))
+    parts.append(text(200, 184, "keys copied to every row of the batch", "quiet small"))
+    parts += [cell(450 + i * 40, 50, "P", "prefix", 36) for i in range(3)]
+    parts += [cell(610 + i * 40, 50, "K", "cell", 36) for i in range(6)]
+    parts.append(bracket(450, 566, 90, subscripts("o_p, ℓ_p: for all rows"), "own small"))
+    parts.append(bracket(610, 846, 90, subscripts("o_s, ℓ_s: as without a prefix")))
+    parts.append(text(640, 156, subscripts("out = λ o_p + (1 − λ) o_s,  λ = σ(ℓ_p − ℓ_s)")))
+    parts.append(text(640, 184, "ℓ: logarithm of the softmax's denominator", "quiet small"))
+    return svg(866, 200, "Attention over prefix and text, joined and merged", parts)
 
 
 def positions() -> str:
