@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
-from prefix_peft.__main__ import COMMANDS, USAGE, _parser
+from prefix_peft.__main__ import COMMANDS, USAGE, _parser, main
 from prefix_peft.training.recipe_command import add_recipe
 
 HEAD = """# Command line
@@ -24,17 +26,44 @@ UNSAID = (None, False, "", [], argparse.SUPPRESS)  # defaults that say nothing
 
 def page() -> str:
     """The whole page."""
-    return "\n".join([HEAD.format(usage=USAGE.strip()), *(section(name) for name in COMMANDS)])
+    listed = re.findall(r"^  (\w+) {2,}", USAGE, re.MULTILINE)
+    return "\n".join([HEAD.format(usage=USAGE.strip()), *map(section, listed)])
 
 
 def section(command: str) -> str:
     """One command: what it is, and a table of its options."""
-    parser = _parser(command)
-    if command in WITH_RECIPES:
-        add_recipe(parser, _parser(command), command, [])
-    what, _, more = str(parser.description).partition("\n")
-    paragraphs = [f"## {command}", sentence(what.partition(": ")[2]), *map(paragraph, more.strip("\n").split("\n\n"))]
+    parser = parser_of(command)
+    what, _, more = str(parser.description).strip("\n").partition("\n")
+    paragraphs = [f"## {command}", sentence(re.sub(rf"^prefix-peft {command}[A-Z ]*: ", "", what))]
+    paragraphs += map(paragraph, more.strip("\n").split("\n\n"))
     return "\n\n".join([*filter(None, paragraphs), table(parser)]) + "\n"
+
+
+def parser_of(command: str) -> argparse.ArgumentParser:
+    """That which ``main`` makes.
+
+    Raises:
+        RuntimeError: it makes none.
+    """
+    if command in COMMANDS:
+        parser = _parser(command)
+        if command in WITH_RECIPES:
+            add_recipe(parser, _parser(command), command, [])
+        return parser
+    try:
+        with patch.object(argparse.ArgumentParser, "parse_known_args", _raise):
+            main([command])
+    except Made as made:
+        return made.args[0]
+    raise RuntimeError(f"prefix-peft {command} parsed nothing; is all installed that it needs?")
+
+
+class Made(BaseException):
+    """A parser that was about to parse."""
+
+
+def _raise(parser: argparse.ArgumentParser, *_: object) -> None:
+    raise Made(parser)
 
 
 def sentence(text: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 import transformers as tr
+import yaml
 
 from prefix_peft.__main__ import _parser, main
 from prefix_peft.demo import records
@@ -36,12 +37,16 @@ class Block:
     @property
     def commands(self) -> list[list[str]]:
         """The words of each line."""
-        return [words for line in self.code.replace("\\\n", " ").splitlines() if (words := shlex.split(line, comments=True))]
+        return [
+            words for line in self.code.replace("\\\n", " ").splitlines() if (words := shlex.split(line, comments=True))
+        ]
 
 
 def pages() -> list[str]:
-    """By their paths."""
-    return [str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]]
+    """By their paths: the README, and what is on the site."""
+    left_out = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["exclude_docs"].split()
+    paths = [path for path in sorted((ROOT / "docs").rglob("*.md")) if path.name not in left_out]
+    return [str(path.relative_to(ROOT)) for path in [ROOT / "README.md", *paths]]
 
 
 def blocks(page: str) -> list[Block]:

@@ -78,7 +78,7 @@ def test_the_figures_are_drawn_and_shown():
 def test_every_page_is_in_the_navigation():
     config = (pages.ROOT / "mkdocs.yml").read_text(encoding="utf-8")
     listed = re.findall(r"[\w/-]+\.md", str(yaml.safe_load(config)["nav"]))
-    assert sorted(listed) == sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
+    assert sorted(listed) == sorted(page.removeprefix("docs/") for page in pages.pages()[1:])
 
 
 def test_every_question_is_on_the_list_of_questions():
