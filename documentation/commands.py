@@ -86,7 +86,7 @@ def table(parser: argparse.ArgumentParser) -> str:
 
 def row(action: argparse.Action) -> str:
     """One option."""
-    names = [name for name in action.option_strings if "_" not in name and not name.startswith("--no-")]
+    names = [name for name in action.option_strings if "_" not in name]
     shown = ", ".join(f"`{name}`" for name in names) or f"`{action.metavar or action.dest.upper()}`"
     default = "" if action.default in UNSAID else f"`{action.default}`"
     choices = f" One of {', '.join(f'`{choice}`' for choice in action.choices)}." if action.choices else ""
