@@ -49,9 +49,11 @@ def arc(start: float, end: float, y: float, kind: str) -> str:
     return f'<path d="M{start:g} {y:g} C{start:g} {top:g} {end:g} {top:g} {end:g} {y:g}" class="{kind}"/>'
 
 
-def arrow(x: float, y: float, to_x: float, to_y: float, kind: str = "line") -> str:
-    middle = (y + to_y) / 2
-    return f'<path d="M{x:g} {y:g} C{x:g} {middle:g} {to_x:g} {middle:g} {to_x:g} {to_y:g}" class="{kind}"/>'
+def way(x: float, y: float, to_x: float, to_y: float) -> str:
+    """What goes from one box to another, with a dot where it arrives."""
+    middle = (x + to_x) / 2
+    line = f'<path d="M{x:g} {y:g} C{middle:g} {y:g} {middle:g} {to_y:g} {to_x:g} {to_y:g}" class="line"/>'
+    return line + f'<circle cx="{to_x:g}" cy="{to_y:g}" r="3.5" class="cell line"/>'
 
 
 def bracket(x: float, to_x: float, y: float, words: str, kind: str = "small") -> str:
@@ -125,16 +127,13 @@ def encoder_decoder() -> str:
         return [*cells, text(x, y - 10, name, "left small strong"), text(x + 42, y + 52, own, "own small")]
 
     source, target = ["name", ":", "Ada"], ["Ada", "was", "born"]
-    parts = stack(30, 190, "encoder: self-attention", "PREFIX", source)
+    parts = stack(30, 130, "encoder: self-attention", "PREFIX", source)
     parts += stack(420, 190, "decoder: self-attention", "PREFIX′", target)
-    parts += stack(420, 60, "decoder: cross-attention", "cross", source)
-    parts += [arrow(210, 176, 420, 84), arrow(560, 176, 560, 100)]
-    parts += [
-        text(165, 242, "x", "strong"),
-        text(590, 242, "y", "strong"),
-        text(590, 112, "the encoder's x", "quiet small"),
-    ]
-    return svg(720, 262, "Three kinds of attention, three kinds of prefix", parts)
+    parts += stack(420, 40, "decoder: cross-attention", "a third", source)
+    parts += [way(302, 147, 410, 57), text(320, 92, "keys, values", "quiet small")]
+    parts += [way(660, 184, 660, 84), text(692, 140, "queries", "quiet small")]
+    parts += [text(208, 182, "x", "strong"), text(598, 242, "y", "strong"), text(598, 92, "x", "strong")]
+    return svg(730, 258, "Three kinds of attention, three kinds of prefix", parts)
 
 
 FIGURES: dict[str, Callable[[], str]] = {
