@@ -6,6 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the Hub, which other tests use as well
+
 from nbclient.exceptions import CellExecutionError
 from page import page
 from pairing import pair, sources

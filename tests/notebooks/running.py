@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import nbformat
+from hub_server import environment as a_hub
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
@@ -21,7 +22,7 @@ Environment = dict[str, str]
 
 OFFLINE = {"HF_HUB_OFFLINE": "1"}
 # What has to run while a notebook of this name runs, such as a server; it says by which variables it is found.
-AROUND: dict[str, Callable[[Path], AbstractContextManager[Environment]]] = {}
+AROUND: dict[str, Callable[[Path], AbstractContextManager[Environment]]] = {"8_hub": a_hub}
 
 
 @dataclass(frozen=True)
