@@ -20,7 +20,7 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m prefix_peft demo --output-dir runs/demo
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4
 
 check: lint types test
 

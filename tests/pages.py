@@ -15,6 +15,7 @@ import yaml
 from prefix_peft.__main__ import _parser, main
 from prefix_peft.demo import records
 from prefix_peft.demo.run import BASE
+from prefix_peft.serving.command import _parser as serve_parser
 from prefix_peft.training.models import load_base
 from prefix_peft.training.recipe_command import add_recipe
 
@@ -62,7 +63,7 @@ def blocks(page: str) -> list[Block]:
 def run(block: Block, namespace: dict) -> None:
     """Do what the block says, with shorter trainings."""
     if block.language == "python":
-        code = re.sub(r"^steps = \d+$", "steps = 2", block.code, flags=re.M)
+        code = re.sub(r"^steps = \d+$", "steps = 2", block.code, flags=re.M).replace("max_steps=300", "max_steps=2")
         exec(compile("\n" * block.line + code, block.page, "exec"), namespace)
     for words in block.commands if block.language == "sh" else []:
         if words[0] == "prefix-peft" and words[1] in TRAINING:
@@ -99,6 +100,9 @@ def parse(command: str, options: list[str]) -> None:
     """Let the command's own parser read its options."""
     if command in ("demo", "recipes"):
         assert not options
+        return
+    if command == "serve":
+        serve_parser().parse_args(options)
         return
     parser = _parser(command)
     if command in ("train", "evaluate"):
