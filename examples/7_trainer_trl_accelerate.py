@@ -127,9 +127,9 @@ for step, batch in enumerate(batches, 1):
 # **Beside each other**, on pairs that none has seen: the loss, and how far each prefix is from the first.
 
 # %%
+from prefix_peft.training.records import Record
 from prefix_peft.training.report import markdown_table
 from prefix_peft.training.scoring import loss_on
-from prefix_peft.training.tasks import Record
 
 
 def prefix_of(model):

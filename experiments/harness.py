@@ -17,9 +17,9 @@ from prefix_peft.training.batches import encode_pairs
 from prefix_peft.training.evaluation import target_loss
 from prefix_peft.training.models import load_base
 from prefix_peft.training.ranks import begin
+from prefix_peft.training.records import Record
 from prefix_peft.training.run import Run
 from prefix_peft.training.scoring import loss_on, score_records
-from prefix_peft.training.tasks import Record
 
 from .cell import Cell, Result
 from .data import pairs_of, protocol_of, records_of

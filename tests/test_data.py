@@ -15,8 +15,9 @@ from prefix_peft.training import lines
 from prefix_peft.training.batches import encode_pairs
 from prefix_peft.training.data import load_data, report
 from prefix_peft.training.models import load_base
+from prefix_peft.training.records import Record
 from prefix_peft.training.samples import read_lines, read_samples
-from prefix_peft.training.tasks import Record, read_jsonl
+from prefix_peft.training.tasks import read_jsonl
 
 WORDS = ["name", "type", "pub", "shop", "near", "café", "mill", "price"]
 

@@ -9,7 +9,8 @@ from test_training import folder  # noqa: F401
 
 from prefix_peft.__main__ import main
 from prefix_peft.training import hub
-from prefix_peft.training.tasks import TASKS, Record, load_task
+from prefix_peft.training.records import Record
+from prefix_peft.training.tasks import TASKS, load_task
 
 datasets = pytest.importorskip("datasets", reason="the tasks of the Hub are loaded by the datasets library")
 

@@ -12,7 +12,8 @@ from transformers import PreTrainedTokenizerBase
 
 from .arguments import TrainArguments
 from .batches import EncodedPairs, encode_pairs
-from .tasks import Record, load_task, read_jsonl, training_pairs
+from .records import Record
+from .tasks import load_task, read_jsonl, training_pairs
 
 PLACES = 3  # of each kind that a report names
 OUTCOMES = {"cut": "they are cut", "drop": "they are left out"}

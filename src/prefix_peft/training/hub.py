@@ -16,7 +16,7 @@ from typing import Any
 
 from ..card.facts import Dataset
 from .lines import shown
-from .tasks import Record, Task
+from .records import Record, Task
 
 PLACE = "hf://datasets/{repository}@refs/convert/parquet/{config}/{split}/*.parquet"
 Row = dict[str, Any]

@@ -16,8 +16,9 @@ from .arguments import EvaluateArguments, ScoreArguments
 from .batches import collate, encode_pairs, padding_id
 from .evaluation import generate_texts, mean_loss
 from .models import load_prefix, recall_separator
+from .records import Record
 from .sharing import shared_batches
-from .tasks import Record, load_task, read_answers, read_jsonl, read_predictions
+from .tasks import load_task, read_answers, read_jsonl, read_predictions
 
 Scores = dict[str, float]
 

@@ -6,30 +6,13 @@ A record is one input with all its references. The named tasks are linearised as
 
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from .hub import load_from_hub
 from .lines import read_objects, shown
-
-
-@dataclass(frozen=True)
-class Record:
-    """One input, and every text that is a right answer to it (at least one)."""
-
-    source: str
-    references: tuple[str, ...]
-    id: str | int | None = field(default=None, compare=False)  # where the file gives one
-    place: str = field(default="", compare=False)  # file and line
-
-
-@dataclass(frozen=True)
-class Task:
-    """A data set by name: the files of each split, under a folder of that name, and the reader of one line."""
-
-    name: str
-    splits: dict[str, tuple[str, ...]]
-    read_line: Callable[[dict[str, Any]], Record]
+from .records import Record, Task
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> list[Record]:
@@ -69,8 +52,6 @@ def load_task(name: str, data_dir: str | os.PathLike[str] | None, split: str) ->
     if split not in task.splits:
         raise ValueError(f"task {name!r} has no split {split!r}; choose from {sorted(task.splits)}.")
     if data_dir is None:
-        from .hub import load_from_hub
-
         return load_from_hub(task, split)
     paths = [Path(data_dir) / name / file for file in task.splits[split]]
     for path in paths:
