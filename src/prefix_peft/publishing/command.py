@@ -42,7 +42,7 @@ class PushArguments:
     commit_message: str | None = option(None, 'Default: "Upload prefix".')
     create_pr: bool = option(False, "Open a pull request instead of changing the branch.")
     replace_card: bool = option(False, "Push the card even where the one on the Hub was edited there.")
-    positional: ClassVar = ("adapter", "repo_id")
+    positional: ClassVar[tuple[str, ...]] = ("adapter", "repo_id")
 
 
 @dataclass
@@ -62,7 +62,7 @@ class PullArguments:
     revision: str | None = option(None, "A branch, a tag or a commit. Default: main.")
     subfolder: str = option("", "Where in the repository it lies. Default: at the top.")
     force: bool = option(False, "Replace the prefix in a directory that is there; other files of it stay.")
-    positional: ClassVar = ("repo_id", "directory")
+    positional: ClassVar[tuple[str, ...]] = ("repo_id", "directory")
 
 
 def push_command(arguments: PushArguments) -> None:
