@@ -42,6 +42,14 @@ def ran(capsys, *argv):
     return status, captured.out, captured.err
 
 
+def test_the_prefix_needs_no_option_before_its_name(on_disk, capsys):
+    named, plain = (
+        ran(capsys, *words, "--compare", on_disk / "two")
+        for words in (("--adapter", on_disk / "one"), (on_disk / "one",))
+    )
+    assert named[0] == 0 and "one" in named[1] and plain == named
+
+
 HOSTILE = "<script>alert(1)</script>&\"'"
 
 

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from argparse import ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import asdict
 from inspect import cleandoc
@@ -218,6 +218,8 @@ def _parser(command: str) -> HfArgumentParser:
             for name in action.option_strings:
                 del parser._option_string_actions[name]
             action.option_strings, action.required = [], True
+    if command == "inspect":
+        parser.add_argument("adapter", nargs="?", default=SUPPRESS, metavar="ADAPTER", help="The same as --adapter.")
     return parser
 
 

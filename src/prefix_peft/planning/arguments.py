@@ -35,8 +35,8 @@ class InspectArguments(BaseArguments):
     so a model of any size can be planned for anywhere, and --model may be a JSON file of a config.
 
       prefix-peft inspect --model gpt2-medium
-      prefix-peft inspect --adapter my-prefix --compare another-prefix
-      prefix-peft inspect --adapter my-prefix --model gpt2-medium --text "name : Ada" --html ada.html --png ada.png
+      prefix-peft inspect my-prefix --compare another-prefix
+      prefix-peft inspect my-prefix --model gpt2-medium --text "name : Ada" --html ada.html --png ada.png
       prefix-peft inspect --model config.json --plan --dtype bfloat16 --batch-size 4 --device-memory 24
       prefix-peft inspect --model config.json --plan --dtype bfloat16 --num-processes 8 --device-memory 80
     """
