@@ -32,7 +32,7 @@ def train(arguments: TrainArguments) -> Trained:
         base, arguments.num_virtual_tokens, prefix_projection=arguments.prefix_projection,
         encoder_hidden_size=arguments.encoder_hidden_size, prefix_dropout=arguments.prefix_dropout,
         base_dropout=arguments.base_dropout, num_frozen_tokens=arguments.num_frozen_tokens, gate=arguments.gate,
-        init_text=arguments.init_text, tokenizer_name_or_path=arguments.model,
+        init_text=arguments.init_text,
     )  # fmt: skip
     if arguments.gradient_checkpointing:
         model.gradient_checkpointing_enable()
