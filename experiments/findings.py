@@ -21,8 +21,8 @@ _BASE = "gpt2-12m-denoise"
 FINDINGS = {  # by experiment and base
     ("tune", _BASE): "After 60 steps of 10 pairs. The best of the adapter and of PEFT's prefix is the largest that was "
     "tried, so they may have more to give; the others' lies inside.",
-    ("table", _BASE): """200 steps of 10 pairs, 100 records of each part. Only prefix and fine-tuning have a second seed,
-and it says how little one run tells: the prefix has 13.9 BLEU on unseen topics with one and 9.8 with the other. So
+    ("table", _BASE): """200 steps of 10 pairs, 100 records of each part. Only prefix and fine-tuning have two seeds,
+and they say how little one run tells: the prefix has 13.9 BLEU on unseen topics with one and 9.8 with the other. So
 among the adapter, LoRA and the two prefixes of its size no order can be told. Fine-tuning is far ahead, for it teaches
 what this base does not know, which a prefix cannot (Petrov et al. 2024). On unseen topics it loses 42 % of its BLEU and
 the prefix 25 %, but stays above it, against the paper. The MLP does not help: at its best rate it ends below the flat
