@@ -7,12 +7,20 @@ import shutil
 import pytest
 import tiny
 from hub_client import CONFIG, UP, WEIGHTS, last_line, one_line, push
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, constants
 from peft import PeftModel
 
 import prefix_peft
 from prefix_peft.__main__ import main
+from prefix_peft.training.models import recall_separator
 from prefix_peft.untrusted import check_inside
+
+
+def test_a_separator_that_cannot_be_fetched_is_not_guessed(plain_hub, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"tester/prefix was trained with lies on the Hub, .* say --separator"):
+        recall_separator("tester/prefix", None)
+    assert recall_separator("tester/prefix", " =>") == " =>"
 
 
 def test_a_download_that_is_cut_off(plain_hub, release, tmp_path, capsys, monkeypatch):

@@ -61,7 +61,7 @@ def test_a_pull_request_a_subfolder_and_the_separator(plain_hub, release, capsys
 
 LOCAL = {  # what is wrong: what is said, before the Hub is asked for anything
     "local base": "was trained on .*my-gpt2, a directory of this machine.*: --base-model gpt2-medium",
-    "base": "--base-model '/tmp/x' is no name of a repository",
+    "base": "--base-model '/nowhere/x' is no name of a repository",
     "foreign": "holds an adapter of another kind .'LORA'.*PEFT's own push_to_hub",
     "nothing": "holds no adapter_config.json; name the directory",
     "weights": "holds no adapter_model.safetensors; save",
@@ -74,7 +74,7 @@ LOCAL = {  # what is wrong: what is said, before the Hub is asked for anything
 
 @pytest.mark.parametrize("wrong", LOCAL)
 def test_what_cannot_be_pushed_is_said_at_once(wrong, plain_hub, release, capsys, monkeypatch):
-    given = {"base": None if wrong == "local base" else "/tmp/x" if wrong == "base" else "openai/gpt2"}
+    given = {"base": None if wrong == "local base" else "/nowhere/x" if wrong == "base" else "openai/gpt2"}
     if wrong == "foreign":
         (release / CONFIG).write_text('{"peft_type": "LORA"}')
     elif wrong == "nothing":

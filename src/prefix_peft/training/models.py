@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from peft import PeftModel
 from transformers import (
     AutoConfig,
@@ -76,6 +76,10 @@ def _prompt_file(adapter: str) -> Path | None:
         return check_inside(adapter, path) if path.is_file() else None
     try:
         return Path(hf_hub_download(adapter, PROMPT_FILE))
+    except LocalEntryNotFoundError as fault:
+        raise ValueError(
+            f"the separator that {adapter} was trained with lies on the Hub, which cannot be reached; say --separator."
+        ) from fault
     except EntryNotFoundError:
         return None
 
