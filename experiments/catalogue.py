@@ -18,7 +18,7 @@ def _kinds(cell: Cell) -> str:
 
 def _variant(cell: Cell) -> str:
     changed = [_said(name, value) for name, value in cell.knobs if name != "num_virtual_tokens"]
-    return ", ".join([cell.method.replace("_", " "), f"learning rate {cell.learning_rate:.3g}", *changed])
+    return ", ".join([cell.method.replace("_", " "), *changed])
 
 
 def _said(knob: str, value: object) -> str:

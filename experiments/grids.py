@@ -36,20 +36,22 @@ STARTS: dict[str, dict[str, object]] = {
 }
 KINDS = ("encoder", "decoder", "cross")
 RATES = (0.25, 1.0, 4.0, 16.0)  # times a method's own
-CHANGES: tuple[dict[str, object], ...] = (  # of a flat prefix
-    STARTS["task words"],
-    STARTS["random numbers"],
-    {"num_frozen_tokens": 1},
-    {"gate": True},
-    {"prefix_dropout": 0.1},
-    {"key_scale": 0.1},
-    {"value_scale": 0.1},
-    {"relative_scale": True},
-    {"layers": "lower"},
-    {"layers": "upper"},
-)
-FORMS: tuple[tuple[str, dict[str, object]], ...] = (  # in place of a flat prefix
+VARIANTS: tuple[tuple[str, dict[str, object]], ...] = (
+    ("prefix", {}),
+    ("prefix", STARTS["task words"]),
+    ("prefix", STARTS["random numbers"]),
+    ("prefix", {"num_frozen_tokens": 1}),
+    ("prefix", {"gate": True}),
+    ("prefix", {"prefix_dropout": 0.1}),
+    ("prefix", {"key_scale": 0.1}),
+    ("prefix", {"key_scale": 4.0}),
+    ("prefix", {"value_scale": 0.1}),
+    ("prefix", {"value_scale": 4.0}),
+    ("prefix", {"relative_scale": True}),
+    ("prefix", {"layers": "lower"}),
+    ("prefix", {"layers": "upper"}),
     ("prefix_mlp", {"encoder_hidden_size": 512}),
+    ("prefix_mlp", {"encoder_hidden_size": 64}),
     ("prefix_shared", {"latent_size": 64}),
     ("decoupled", {}),
     ("decoupled", {"memory_rank": LENGTH}),
@@ -171,17 +173,8 @@ def tuning(choice: Choice) -> list[Cell]:
 
 
 def variants(choice: Choice) -> list[Cell]:
-    """One thing changed at a time in how a prefix is trained, judged by the loss on validation data."""
-    rate = METHODS["prefix"].learning_rate
-    changes: list[tuple[str, float, dict[str, object]]] = [
-        *(("prefix", changed, {}) for changed in (rate, rate / 3, rate * 3)),
-        *(("prefix", rate, knobs) for knobs in CHANGES),
-        *((method, METHODS[method].learning_rate, knobs) for method, knobs in FORMS),
-    ]
+    """A prefix, and one thing changed at a time in how it is trained, judged by the loss on validation data."""
     return [
-        replace(
-            cell_of(choice, task, method, seed, splits=("validation",), num_beams=0).with_knobs(**knobs),
-            learning_rate=learning_rate,
-        )
-        for seed, task, (method, learning_rate, knobs) in product(choice.seeds, choice.tasks, changes)
+        cell_of(choice, task, method, seed, splits=("validation",), num_beams=0).with_knobs(**knobs)
+        for seed, task, (method, knobs) in product(choice.seeds, choice.tasks, VARIANTS)
     ]
