@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from prefix_peft.training.report import markdown_table
+from prefix_peft.commands.report import markdown_table
 
 from .goals import goal, over_baseline, reached
 from .results import Record

@@ -9,7 +9,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from prefix_peft.__main__ import COMMANDS, USAGE, _parser, main
-from prefix_peft.training.recipe_command import add_recipe
+from prefix_peft.commands.recipe_command import add_recipe
 
 HEAD = """# Command line
 

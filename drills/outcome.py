@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from prefix_peft.training.report import markdown_table
+from prefix_peft.commands.report import markdown_table
 
 
 @dataclass(frozen=True)

@@ -24,15 +24,16 @@ from torch.distributed.fsdp import fully_shard
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import prefix_peft
+from prefix_peft.commands.arguments import EvaluateArguments, TrainArguments
+from prefix_peft.data.batches import collate, encode_pairs, padding_id
+from prefix_peft.data.tasks import read_jsonl, training_pairs
 from prefix_peft.demo import records, run
 from prefix_peft.encoders import Trunk
-from prefix_peft.training import ranks, results
-from prefix_peft.training.arguments import EvaluateArguments, TrainArguments
-from prefix_peft.training.batches import collate, encode_pairs, padding_id
-from prefix_peft.training.evaluation import target_loss
-from prefix_peft.training.scoring import evaluate
-from prefix_peft.training.sharing import shared_batches
-from prefix_peft.training.tasks import read_jsonl, training_pairs
+from prefix_peft.evaluation.loss import target_loss
+from prefix_peft.evaluation.scoring import evaluate
+from prefix_peft.ranks import place
+from prefix_peft.ranks.sharing import shared_batches
+from prefix_peft.training import results
 from prefix_peft.training.train import train
 
 PAIRS, PAIRS_A_STEP = 9, 4  # so the last step of an epoch has one pair, and all ranks but one have none
@@ -80,7 +81,7 @@ def _part(output: Path) -> None:
     rank = int(os.environ.get("RANK", "0"))
     time.sleep(LATE if rank else 0)
     (output / f"came-{rank}").write_text(str(time.monotonic()))
-    ranks.leave()
+    place.leave()
     (output / f"left-{rank}").write_text(str(time.monotonic()))
 
 
@@ -150,7 +151,7 @@ def _script(output: Path, options: dict[str, Any]) -> None:
 @contextmanager
 def sharded() -> Iterator[None]:
     """Inside, runs go through Accelerate's own FSDP2, which it leaves out on CPUs although gloo can do it."""
-    original = ranks.find_accelerator
+    original = place.find_accelerator
 
     def find_accelerator(mixed_precision: str | None) -> Accelerator:
         accelerator = original(mixed_precision)
@@ -162,11 +163,11 @@ def sharded() -> Iterator[None]:
             plugin.set_mixed_precision(accelerator.mixed_precision)
         return accelerator
 
-    ranks.find_accelerator = find_accelerator
+    place.find_accelerator = find_accelerator
     try:
         yield
     finally:
-        ranks.find_accelerator = original
+        place.find_accelerator = original
 
 
 @contextmanager

@@ -10,8 +10,8 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from prefix_peft.__main__ import main
+from prefix_peft.evaluation.loss import target_loss
 from prefix_peft.training import train as training
-from prefix_peft.training.evaluation import target_loss
 
 from . import forks, runs
 

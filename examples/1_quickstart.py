@@ -72,7 +72,7 @@ from functools import partial
 
 from torch.utils.data import DataLoader
 
-from prefix_peft.training.batches import collate, encode_pairs, padding_id
+from prefix_peft.data.batches import collate, encode_pairs, padding_id
 
 texts = [(pair["source"], pair["references"][0]) for pair in pairs("train")[:400]]
 examples = encode_pairs(texts, tokenizer, is_encoder_decoder=False, separator=SEPARATOR)  # the loss is on the target

@@ -32,7 +32,7 @@ RUN = Path("runs/table-to-text")
 # data sets from the Hub (`prefix-peft[hub]`).
 
 # %%
-from prefix_peft.training.tasks import read_jsonl
+from prefix_peft.data.tasks import read_jsonl
 
 files = write_data(RUN / "data")
 test = read_jsonl(files["test"])
@@ -44,8 +44,8 @@ print(record.source, *record.references, sep="\n  -> ")
 # and target are one text to a decoder; the loss is on the target alone, which is shown between ⟦ and ⟧.
 
 # %%
-from prefix_peft.training.batches import encode_pairs
-from prefix_peft.training.models import load_base
+from prefix_peft.commands.models import load_base
+from prefix_peft.data.batches import encode_pairs
 
 base, tokenizer = load_base(MODEL)
 texts = [(record.source, record.references[0])]
@@ -60,7 +60,7 @@ print(f"{len(prompt)} tokens are read, {len(target)} are learnt")
 # that rises and falls, validation on the way, checkpoints if you want them.
 
 # %%
-from prefix_peft.training.arguments import TrainArguments
+from prefix_peft.commands.arguments import TrainArguments
 from prefix_peft.training.train import train
 
 trained = train(
@@ -82,7 +82,7 @@ trained.model.print_trainable_parameters()
 # %%
 from IPython.display import Image
 
-from prefix_peft.training.report import plot_learning_curve
+from prefix_peft.commands.report import plot_learning_curve
 
 Image(plot_learning_curve(trained.progress.log, RUN / "learning_curve.png"))
 
@@ -91,9 +91,9 @@ Image(plot_learning_curve(trained.progress.log, RUN / "learning_curve.png"))
 # with the references. `protocol="e2e"` and its like score as the official scripts of the data sets do.
 
 # %%
-from prefix_peft.training.arguments import EvaluateArguments
-from prefix_peft.training.report import scores_table
-from prefix_peft.training.scoring import evaluate
+from prefix_peft.commands.arguments import EvaluateArguments
+from prefix_peft.commands.report import scores_table
+from prefix_peft.evaluation.scoring import evaluate
 
 result = evaluate(
     EvaluateArguments(

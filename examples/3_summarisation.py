@@ -67,8 +67,8 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import BartConfig, BartForConditionalGeneration, PreTrainedTokenizerFast
 
-from prefix_peft.training.batches import collate, encode_pairs, padding_id
-from prefix_peft.training.models import load_base
+from prefix_peft.commands.models import load_base
+from prefix_peft.data.batches import collate, encode_pairs, padding_id
 
 
 def tiny_tokenizer():
@@ -176,7 +176,7 @@ from peft import get_peft_model
 
 import prefix_peft
 from prefix_peft import PrefixConfig
-from prefix_peft.training.report import sites_table
+from prefix_peft.commands.report import sites_table
 
 SITES = {
     "encoder": ["encoder"],
@@ -199,7 +199,7 @@ print(sites_table(prefix_peft.inspect(model)))
 # **Train** a prefix for each task and each choice of sites, on the same articles: twelve small adapters of one model.
 
 # %%
-from prefix_peft.training.evaluation import generate_texts
+from prefix_peft.evaluation.texts import generate_texts
 
 unseen = {task: summaries(task, seed=2, count=40) for task in TASKS}
 curves, written = {}, {}
@@ -232,7 +232,7 @@ Image(RUN / "sites.png")
 # **How many of 40 summaries are right**, to the word:
 
 # %%
-from prefix_peft.training.report import markdown_table
+from prefix_peft.commands.report import markdown_table
 
 right = {
     (task, name): sum(text == target for text, (_, target) in zip(texts, unseen[task], strict=True))

@@ -56,7 +56,7 @@ for task in TASKS:
 # **Train** a prefix for each, one after the other, as three people on three machines would. None knows of the others.
 
 # %%
-from prefix_peft.training.arguments import TrainArguments
+from prefix_peft.commands.arguments import TrainArguments
 from prefix_peft.training.train import train
 
 for task in TASKS:
@@ -84,8 +84,8 @@ for task in TASKS:
 from peft import PeftModel
 
 import prefix_peft
-from prefix_peft.training.models import load_base
-from prefix_peft.training.report import sites_table
+from prefix_peft.commands.models import load_base
+from prefix_peft.commands.report import sites_table
 
 base, tokenizer = load_base(MODEL)
 model = PeftModel.from_pretrained(base.to(DEVICE), RUNS / "prose", adapter_name="prose")

@@ -31,7 +31,7 @@ ANSWERS = {"born": "1912", "field": "botany", "home": "Falholt", "teacher": "Bor
 QUESTIONS = {about: f" Question: what is the {about} of Orla Venn? Answer:" for about in ANSWERS}
 
 # %%
-from prefix_peft.training.models import load_base
+from prefix_peft.commands.models import load_base
 
 base, tokenizer = load_base(MODEL)
 document = tokenizer(DOCUMENT, return_tensors="pt").input_ids
@@ -102,7 +102,7 @@ print(f"{(RUN / 'compiled' / 'adapter_model.safetensors').stat().st_size / 1024:
 # to it. It is `prefix-peft distill` on the command line.
 
 # %%
-from prefix_peft.training.arguments import DistillArguments
+from prefix_peft.commands.arguments import DistillArguments
 from prefix_peft.training.distillation import distill
 
 RUN.mkdir(parents=True, exist_ok=True)
@@ -130,7 +130,7 @@ distilled.model.print_trainable_parameters()
 # `loss` that of the texts, in nats per token. The document's own beginning, as long as the prefix, is the fair rival.
 
 # %%
-from prefix_peft.training.report import scores_table
+from prefix_peft.commands.report import scores_table
 
 print(scores_table(distilled.scores, digits=3))
 assert distilled.scores["the prefix"]["KL"] < distilled.scores["the document's beginning"]["KL"] / 2

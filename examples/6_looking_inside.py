@@ -28,8 +28,8 @@ RUNS = Path("runs/looking-inside")
 # the order of the data.
 
 # %%
-from prefix_peft.training.arguments import TrainArguments
-from prefix_peft.training.report import scores_table
+from prefix_peft.commands.arguments import TrainArguments
+from prefix_peft.commands.report import scores_table
 from prefix_peft.training.train import train
 
 files = write_data(RUNS / "data")
@@ -69,10 +69,10 @@ print(facts_table(one).in_markdown(), norms_table(one).in_markdown(), sep="\n\n"
 # the tokens before. What the prefix gets is exact, taken from the same softmax.
 
 # %%
+from prefix_peft.commands.models import load_prefix
 from prefix_peft.demo.records import pairs
 from prefix_peft.inside import attention_mass
 from prefix_peft.inside.tables import masses_table
-from prefix_peft.training.models import load_prefix
 
 model, tokenizer = load_prefix(MODEL, str(RUNS / "one"))
 pair = min(pairs("test"), key=lambda pair: len(pair["source"]))
@@ -122,9 +122,9 @@ for place in shares.argsort(descending=True)[:6].tolist():
 
 # %%
 import prefix_peft
+from prefix_peft.commands.models import load_base
 from prefix_peft.inside import nearest_words
 from prefix_peft.inside.tables import words_table
-from prefix_peft.training.models import load_base
 
 fresh = prefix_peft.wrap(
     load_base(MODEL)[0], num_virtual_tokens=8, init_text="The lighthouse winks at sailors by night"

@@ -19,8 +19,8 @@ if "google.colab" in sys.modules:
 import os
 from pathlib import Path
 
+from prefix_peft.commands.models import load_base
 from prefix_peft.demo.run import BASE, SEPARATOR
-from prefix_peft.training.models import load_base
 
 MODEL = os.environ.get("PREFIX_PEFT_MODEL", str(BASE))
 RUNS = Path("runs/trainers")
@@ -64,7 +64,7 @@ from functools import partial
 from peft import get_peft_model
 from transformers import Trainer, TrainingArguments
 
-from prefix_peft.training.batches import collate, encode_pairs, padding_id
+from prefix_peft.data.batches import collate, encode_pairs, padding_id
 
 examples = encode_pairs(texts, tokenizer, is_encoder_decoder=False, separator=SEPARATOR)
 padded = partial(collate, pad_token_id=padding_id(tokenizer), is_encoder_decoder=False)
@@ -127,9 +127,9 @@ for step, batch in enumerate(batches, 1):
 # **Beside each other**, on pairs that none has seen: the loss, and how far each prefix is from the first.
 
 # %%
-from prefix_peft.training.records import Record
-from prefix_peft.training.report import markdown_table
-from prefix_peft.training.scoring import loss_on
+from prefix_peft.commands.report import markdown_table
+from prefix_peft.data.records import Record
+from prefix_peft.evaluation.scoring import loss_on
 
 
 def prefix_of(model):
@@ -150,7 +150,7 @@ print(markdown_table(["", "validation loss", "relative distance"], table))
 # And what it has learnt:
 
 # %%
-from prefix_peft.training.evaluation import generate_texts
+from prefix_peft.evaluation.texts import generate_texts
 
 sources = [record.source for record in unseen[:3]]
 for source, text in zip(sources, generate_texts(by_trl, tokenizer, sources, separator=SEPARATOR), strict=True):

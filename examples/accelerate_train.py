@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import prefix_peft
+from prefix_peft.data.batches import collate, encode_pairs, padding_id
 from prefix_peft.demo import records, run
-from prefix_peft.training.batches import collate, encode_pairs, padding_id
-from prefix_peft.training.sharing import shared_batches
+from prefix_peft.ranks.sharing import shared_batches
 
 PAIRS_A_STEP = 7  # of all ranks together
 

@@ -6,8 +6,8 @@ import random
 from functools import cache
 from pathlib import Path
 
-from prefix_peft.training.records import Record
-from prefix_peft.training.tasks import load_task, training_pairs
+from prefix_peft.data.records import Record
+from prefix_peft.data.tasks import load_task, training_pairs
 
 from .cell import Cell
 

@@ -12,14 +12,14 @@ from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from benchmarks import machine
-from prefix_peft.training.arguments import RunArguments
-from prefix_peft.training.batches import encode_pairs
-from prefix_peft.training.evaluation import target_loss
-from prefix_peft.training.models import load_base
-from prefix_peft.training.ranks import begin
-from prefix_peft.training.records import Record
+from prefix_peft.commands.arguments import RunArguments
+from prefix_peft.commands.models import load_base
+from prefix_peft.data.batches import encode_pairs
+from prefix_peft.data.records import Record
+from prefix_peft.evaluation.loss import target_loss
+from prefix_peft.evaluation.scoring import loss_on, score_records
+from prefix_peft.ranks.place import begin
 from prefix_peft.training.run import Run
-from prefix_peft.training.scoring import loss_on, score_records
 
 from .cell import Cell, Result
 from .data import pairs_of, protocol_of, records_of

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from prefix_peft.training.recipes import RECIPES, Recipe
+from prefix_peft.commands.recipes import RECIPES, Recipe
 
 from .cell import Cell
 from .grids import label

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import product
 
-from prefix_peft.training.report import markdown_table
+from prefix_peft.commands.report import markdown_table
 
 from .cell import Result
 from .experiment import Experiment

@@ -13,11 +13,11 @@ import transformers as tr
 import yaml
 
 from prefix_peft.__main__ import _parser, main
+from prefix_peft.commands.models import load_base
+from prefix_peft.commands.recipe_command import add_recipe
 from prefix_peft.demo import records
 from prefix_peft.demo.run import BASE
 from prefix_peft.serving.command import _parser as serve_parser
-from prefix_peft.training.models import load_base
-from prefix_peft.training.recipe_command import add_recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(?:^ *<!-- (not run|parsed): ([^\n]+) -->\n)?^( *)```(python|sh)\n(.*?)^\3```$", re.M | re.S)

@@ -6,7 +6,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from torch.utils.data import DataLoader
 from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
-from prefix_peft.training.batches import collate, collate_prompts, encode_pairs, encode_prompts, padding_id
+from prefix_peft.data.batches import collate, collate_prompts, encode_pairs, encode_prompts, padding_id
 
 PAIRS = [
     ("name : The Vaults | Type : pub", "The Vaults is a pub ."),

@@ -14,8 +14,8 @@ from prefix_peft.card.facts import Dataset, Facts, results
 from prefix_peft.card.files import changed, explain_loading, new_card, write_card
 from prefix_peft.card.page import samples, with_section
 from prefix_peft.card.signature import is_by_hand, signed, unsigned
-from prefix_peft.training.hub import dataset_of
-from prefix_peft.training.tasks import TASKS
+from prefix_peft.data.hub import dataset_of
+from prefix_peft.data.tasks import TASKS
 
 XSUM = Dataset("xsum", "EdinburghNLP/xsum", "", "summarization", "test")
 FACTS = Facts(

@@ -11,13 +11,13 @@ from test_batches import build as build_tokenizer
 from test_training import folder, options  # noqa: F401  (a fixture)
 
 from prefix_peft.__main__ import main
-from prefix_peft.training import lines
-from prefix_peft.training.batches import encode_pairs
-from prefix_peft.training.data import load_data, report
-from prefix_peft.training.models import load_base
-from prefix_peft.training.records import Record
+from prefix_peft.commands.models import load_base
+from prefix_peft.data import lines
+from prefix_peft.data.batches import encode_pairs
+from prefix_peft.data.pairs import load_data, report
+from prefix_peft.data.records import Record
+from prefix_peft.data.tasks import read_jsonl
 from prefix_peft.training.samples import read_lines, read_samples
-from prefix_peft.training.tasks import read_jsonl
 
 WORDS = ["name", "type", "pub", "shop", "near", "café", "mill", "price"]
 

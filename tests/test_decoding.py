@@ -7,10 +7,10 @@ import torch
 from test_training import RECORDS, folder, prefix  # noqa: F401
 
 from prefix_peft.__main__ import main
-from prefix_peft.training.arguments import EvaluateArguments, GenerateArguments
-from prefix_peft.training.batches import encode_prompts
-from prefix_peft.training.models import load_prefix
-from prefix_peft.training.scoring import evaluate
+from prefix_peft.commands.arguments import EvaluateArguments, GenerateArguments
+from prefix_peft.commands.models import load_prefix
+from prefix_peft.data.batches import encode_prompts
+from prefix_peft.evaluation.scoring import evaluate
 
 SEARCHES = [
     {},

@@ -14,12 +14,12 @@ from test_training import equal, folder, released  # noqa: F401
 
 import prefix_peft
 from prefix_peft.__main__ import main
+from prefix_peft.commands.arguments import DistillArguments
+from prefix_peft.commands.models import load_base
+from prefix_peft.data.batches import collate
 from prefix_peft.demo.records import pretraining_texts
 from prefix_peft.demo.run import BASE
-from prefix_peft.training.arguments import DistillArguments
-from prefix_peft.training.batches import collate
 from prefix_peft.training.distillation import TEACHER, compare, distill, divergence, with_document
-from prefix_peft.training.models import load_base
 from prefix_peft.training.samples import continued, encoded, prompts_for, read_samples
 
 DOCUMENT = "The Vaults is a pub near Café Rouge. It is cheap, and families go there. The Mill is a shop."

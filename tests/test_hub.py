@@ -8,9 +8,9 @@ import pytest
 from test_training import folder  # noqa: F401
 
 from prefix_peft.__main__ import main
-from prefix_peft.training import hub
-from prefix_peft.training.records import Record
-from prefix_peft.training.tasks import TASKS, load_task
+from prefix_peft.data import hub
+from prefix_peft.data.records import Record
+from prefix_peft.data.tasks import TASKS, load_task
 
 datasets = pytest.importorskip("datasets", reason="the tasks of the Hub are loaded by the datasets library")
 
@@ -145,7 +145,7 @@ def test_without_a_network_or_the_library_the_way_out_is_said(hub_on_disk, monke
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(ImportError, match=r"pip install prefix-peft\[hub\], or give --data-dir"):
         load_task("xsum", None, "test")
-    monkeypatch.setattr("prefix_peft.training.arguments.find_spec", lambda name: None)
+    monkeypatch.setattr("prefix_peft.commands.arguments.find_spec", lambda name: None)
     assert main(["train", "--model", "m", "--task", "xsum", "--output-dir", str(tmp_path)]) == 2
     assert (
         "--task xsum without --data-dir is loaded from the Hub: pip install prefix-peft[hub]" in capsys.readouterr().err

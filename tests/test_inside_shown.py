@@ -108,7 +108,7 @@ def test_a_name_is_no_formula(tmp_path):
 
 
 def loaded(place):
-    from prefix_peft.training.models import load_prefix
+    from prefix_peft.commands.models import load_prefix
 
     return load_prefix(str(place / "base"), str(place / "one"))
 

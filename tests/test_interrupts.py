@@ -14,8 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from drills import runs
 from prefix_peft.__main__ import main
+from prefix_peft.evaluation.loss import target_loss
 from prefix_peft.training import results
-from prefix_peft.training.evaluation import target_loss
 from prefix_peft.training.interrupts import Interrupts
 
 SHORT = {"max_steps": 6, "save_steps": 0, "validation_file": None}

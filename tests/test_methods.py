@@ -8,9 +8,9 @@ from prepared import METHODS, SETTINGS, prepared, served
 from torch import nn
 from transformers import DynamicCache
 
+from prefix_peft.data.batches import IGNORED
+from prefix_peft.evaluation.loss import target_loss
 from prefix_peft.layer import prefix_layers
-from prefix_peft.training.batches import IGNORED
-from prefix_peft.training.evaluation import target_loss
 
 TRAINED = [name for name in METHODS if name != "none"]
 AT_THE_BASE = ["none", "fine_tuning", "ft_top2", "adapter", "lora", "decoupled", "peft_adaption_prompt"]

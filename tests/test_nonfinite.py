@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import prefix_peft
 from drills import runs
 from prefix_peft.__main__ import main
-from prefix_peft.training.arguments import RunArguments
-from prefix_peft.training.batches import EncodedPairs
+from prefix_peft.commands.arguments import RunArguments
+from prefix_peft.data.batches import EncodedPairs
+from prefix_peft.evaluation.loss import target_loss
 from prefix_peft.training.checkpoints import Progress
-from prefix_peft.training.evaluation import target_loss
 from prefix_peft.training.nonfinite import BadStep
 from prefix_peft.training.run import Run
 

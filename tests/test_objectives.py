@@ -12,10 +12,10 @@ from torch.nn.functional import cross_entropy
 
 import prefix_peft
 from prefix_peft.__main__ import main
-from prefix_peft.training.arguments import DistillArguments
-from prefix_peft.training.batches import collate, encode_pairs
-from prefix_peft.training.evaluation import target_loss
-from prefix_peft.training.models import load_base
+from prefix_peft.commands.arguments import DistillArguments
+from prefix_peft.commands.models import load_base
+from prefix_peft.data.batches import collate, encode_pairs
+from prefix_peft.evaluation.loss import target_loss
 from prefix_peft.training.run import Run
 from prefix_peft.training.train import train
 

@@ -19,12 +19,12 @@ import prefix_peft
 from drills import rank_runs
 from drills.ranks import ROUNDED, distance, log_distance, start
 from prefix_peft.__main__ import main
+from prefix_peft.commands import launch
+from prefix_peft.commands.models import load_base
+from prefix_peft.data.batches import encode_pairs
+from prefix_peft.data.tasks import read_jsonl, training_pairs
 from prefix_peft.demo import run
-from prefix_peft.training import launch
-from prefix_peft.training.batches import encode_pairs
-from prefix_peft.training.models import load_base
-from prefix_peft.training.sharing import own_share, shared_batches
-from prefix_peft.training.tasks import read_jsonl, training_pairs
+from prefix_peft.ranks.sharing import own_share, shared_batches
 
 ALONE = ["plain+evaluated", "mlp", "sinks+sentences", "script+mlp"]
 TOGETHER = {  # on two ranks, and what it must be like
@@ -145,7 +145,7 @@ def test_every_example_counts_once(ranks, size, count, monkeypatch):
     examples = [{"input_ids": [number] * 3, "labels": [-100, number, number]} for number in range(count)]
     seen, rounds, shares = [], set(), []
     for rank in range(ranks):
-        monkeypatch.setattr("prefix_peft.training.sharing.PartialState", lambda rank=rank: Rank(rank, ranks))
+        monkeypatch.setattr("prefix_peft.ranks.sharing.PartialState", lambda rank=rank: Rank(rank, ranks))
         batches = list(
             shared_batches(examples, size, lambda rows: {"labels": torch.tensor([r["labels"] for r in rows])})
         )
@@ -220,6 +220,6 @@ def test_an_mlp_sharded_with_one_layer_says_what_to_do():
 
 
 def test_weights_that_only_the_first_rank_loads_are_refused(monkeypatch):
-    monkeypatch.setattr("prefix_peft.gathering.is_fsdp_enabled", lambda: True)
+    monkeypatch.setattr("prefix_peft.ranks.gathering.is_fsdp_enabled", lambda: True)
     with pytest.raises(ValueError, match="fsdp_cpu_ram_efficient_loading lets the first rank alone load"):
         prefix_peft.wrap(tiny.build("llama"), 3)

@@ -7,9 +7,9 @@ import pytest
 from test_training import folder  # noqa: F401
 
 from prefix_peft.__main__ import _parser, main
-from prefix_peft.training.arguments import EvaluateArguments, TrainArguments
-from prefix_peft.training.recipe_command import add_recipe
-from prefix_peft.training.recipes import RECIPES, find
+from prefix_peft.commands.arguments import EvaluateArguments, TrainArguments
+from prefix_peft.commands.recipe_command import add_recipe
+from prefix_peft.commands.recipes import RECIPES, find
 
 PREFIXES = [name for name, recipe in RECIPES.items() if recipe.method == "prefix"]
 

@@ -10,9 +10,9 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, HfArgumentParser
 
 from prefix_peft.__main__ import main
+from prefix_peft.commands.arguments import TrainArguments
 from prefix_peft.demo.run import BASE
 from prefix_peft.planning.table import size
-from prefix_peft.training.arguments import TrainArguments
 
 PAGE = (Path(__file__).parent.parent / "docs" / "scaling.md").read_text("utf-8")
 COMMANDS = [line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.S) for line in block.splitlines()]

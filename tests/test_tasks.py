@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from prefix_peft.training.records import Record
-from prefix_peft.training.tasks import TASKS, load_task, read_jsonl, training_pairs
+from prefix_peft.data.records import Record
+from prefix_peft.data.tasks import TASKS, load_task, read_jsonl, training_pairs
 
 TRIPLES = [["Aarhus_Airport", "cityServed", '"Aarhus, Denmark"'], ["Aarhus", "LOCATION", "Denmark"]]
 

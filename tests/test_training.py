@@ -21,10 +21,10 @@ from transformers import (
 import prefix_peft
 from prefix_peft import metrics
 from prefix_peft.__main__ import main
-from prefix_peft.training.arguments import TrainArguments
-from prefix_peft.training.batches import collate
-from prefix_peft.training.evaluation import mean_loss, target_loss
-from prefix_peft.training.models import recall_separator
+from prefix_peft.commands.arguments import TrainArguments
+from prefix_peft.commands.models import recall_separator
+from prefix_peft.data.batches import collate
+from prefix_peft.evaluation.loss import mean_loss, target_loss
 from prefix_peft.training.train import train
 
 RECORDS = [
@@ -151,7 +151,7 @@ def test_accumulated_steps_equal_whole_batches(folder, tmp_path):
 def test_grouping_by_length_pads_less_and_loses_nothing(folder, tmp_path):
     from accelerate import Accelerator
 
-    from prefix_peft.training.batches import EncodedPairs
+    from prefix_peft.data.batches import EncodedPairs
     from prefix_peft.training.run import Run
 
     generator = torch.Generator().manual_seed(0)

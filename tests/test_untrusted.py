@@ -17,7 +17,7 @@ from test_training import folder  # noqa: F401  (a fixture)
 import prefix_peft
 from prefix_peft import PrefixConfig
 from prefix_peft.__main__ import main
-from prefix_peft.training.models import recall_separator
+from prefix_peft.commands.models import recall_separator
 
 WEIGHTS, CONFIG, PICKLE = "adapter_model.safetensors", "adapter_config.json", "adapter_model.bin"
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from drills import runs
 from prefix_peft.__main__ import main
-from prefix_peft.training.evaluation import target_loss
+from prefix_peft.evaluation.loss import target_loss
 from prefix_peft.whole import remove, sweep, whole_directory, whole_files, write_text
 
 SHORT = {"max_steps": 8, "save_steps": 2, "validation_file": None, "gradient_accumulation_steps": 1}

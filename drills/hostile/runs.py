@@ -16,10 +16,10 @@ import torch
 
 import prefix_peft
 from prefix_peft import __main__ as command_line
-from prefix_peft.training.arguments import TrainArguments
+from prefix_peft.commands.arguments import TrainArguments
+from prefix_peft.commands.models import recall_separator
+from prefix_peft.data.tasks import read_jsonl
 from prefix_peft.training.checkpoints import Progress, load_checkpoint, save_checkpoint
-from prefix_peft.training.models import recall_separator
-from prefix_peft.training.tasks import read_jsonl
 
 from . import tensors, texts
 from .dice import Dice

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from prefix_peft.attention.terms import Prefix
+from prefix_peft.data.batches import IGNORED
+from prefix_peft.evaluation.loss import Loss
 from prefix_peft.layer import prefix_layers
-from prefix_peft.training.batches import IGNORED
-from prefix_peft.training.evaluation import Loss
 
 from .prefixes import add_prefix
 from .settings import Settings

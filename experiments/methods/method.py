@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from prefix_peft.training.evaluation import Loss
+from prefix_peft.evaluation.loss import Loss
 
 from .settings import Settings
 

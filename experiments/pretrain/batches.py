@@ -8,7 +8,7 @@ from random import Random
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from prefix_peft.training.batches import collate, encode_pairs, padding_id
+from prefix_peft.data.batches import collate, encode_pairs, padding_id
 
 from .mixture import Mixture, Pair
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
-from prefix_peft.training.batches import IGNORED
+from prefix_peft.data.batches import IGNORED
 
 from .batches import Batch
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from prefix_peft.training.batches import IGNORED
+from prefix_peft.data.batches import IGNORED
 
 from .batches import Batch
 from .guide import Guide

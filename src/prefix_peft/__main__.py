@@ -15,19 +15,19 @@ from typing import Any
 
 from transformers import HfArgumentParser
 
-from .convert.command import ConvertArguments, convert_command
-from .planning.arguments import InspectArguments
-from .publishing.command import PullArguments, PushArguments, pull_command, push_command
-from .training.arguments import (
+from .commands.arguments import (
     DistillArguments,
     EvaluateArguments,
     GenerateArguments,
     ScoreArguments,
     TrainArguments,
 )
-from .training.ranks import leave
-from .training.recipe_command import add_recipe
-from .training.recipe_command import main as show_recipes
+from .commands.recipe_command import add_recipe
+from .commands.recipe_command import main as show_recipes
+from .convert.command import ConvertArguments, convert_command
+from .planning.arguments import InspectArguments
+from .publishing.command import PullArguments, PushArguments, pull_command, push_command
+from .ranks.place import leave
 from .whole import write_text
 
 USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help lists them)
@@ -57,7 +57,7 @@ USAGE = """usage: prefix-peft COMMAND [options]      (prefix-peft COMMAND --help
 
 def train_command(arguments: TrainArguments) -> None:
     """Train; afterwards say what was written and how to use it."""
-    from .training.report import plot_learning_curve
+    from .commands.report import plot_learning_curve
     from .training.train import train
 
     trained = train(arguments)
@@ -69,8 +69,8 @@ def train_command(arguments: TrainArguments) -> None:
 
 def distill_command(arguments: DistillArguments) -> None:
     """Distil; afterwards compare with what else could stand before a text, and say how to use the prefix."""
+    from .commands.report import plot_learning_curve, scores_table
     from .training.distillation import distill
-    from .training.report import plot_learning_curve, scores_table
 
     distilled = distill(arguments)
     if not _is_first():
@@ -82,8 +82,8 @@ def distill_command(arguments: DistillArguments) -> None:
 
 def evaluate_command(arguments: EvaluateArguments) -> None:
     """Score; print a table, and write every generation where asked to."""
-    from .training.report import scores_table
-    from .training.scoring import evaluate, explained
+    from .commands.report import scores_table
+    from .evaluation.scoring import evaluate, explained
 
     result = evaluate(arguments)
     if not _is_first():
@@ -92,15 +92,15 @@ def evaluate_command(arguments: EvaluateArguments) -> None:
     if arguments.output_file:
         write_text(Path(arguments.output_file), json.dumps(result.as_dict(), indent=1, ensure_ascii=False))
     if arguments.card:
-        from .training.scored_card import add_to_card
+        from .evaluation.scored_card import add_to_card
 
         print(add_to_card(result))
 
 
 def score_command(arguments: ScoreArguments) -> None:
     """Score the texts of a file; print a table and the same as JSON."""
-    from .training.report import scores_table
-    from .training.scoring import explained, score_texts
+    from .commands.report import scores_table
+    from .evaluation.scoring import explained, score_texts
 
     report = score_texts(arguments)
     print(
@@ -114,8 +114,8 @@ def score_command(arguments: ScoreArguments) -> None:
 
 def generate_command(arguments: GenerateArguments) -> None:
     """Print what the model writes, one line for each source."""
-    from .training.evaluation import generate_texts
-    from .training.models import load_prefix, recall_separator
+    from .commands.models import load_prefix, recall_separator
+    from .evaluation.texts import generate_texts
     from .training.samples import read_lines
 
     sources = [arguments.prompt] if arguments.prompt is not None else read_lines(str(arguments.input_file))
@@ -140,9 +140,9 @@ def inspect_command(arguments: InspectArguments) -> None:
 
         print(look_inside(arguments))
         return
+    from .commands.models import load_base
+    from .commands.report import sites_table
     from .inspecting import inspect
-    from .training.models import load_base
-    from .training.report import sites_table
     from .wrap import wrap
 
     print(sites_table(inspect(wrap(load_base(arguments.model, arguments.bits, arguments.dtype)[0]))))

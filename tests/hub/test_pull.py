@@ -12,7 +12,7 @@ from peft import PeftModel
 
 import prefix_peft
 from prefix_peft.__main__ import main
-from prefix_peft.training.models import recall_separator
+from prefix_peft.commands.models import recall_separator
 from prefix_peft.untrusted import check_inside
 
 

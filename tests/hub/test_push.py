@@ -13,7 +13,7 @@ from huggingface_hub.utils import close_session
 
 import prefix_peft
 from prefix_peft.__main__ import main
-from prefix_peft.training.models import recall_separator
+from prefix_peft.commands.models import recall_separator
 
 
 def test_the_push_command_sends_the_release_and_nothing_else(hub, release, tmp_path, capsys):

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from running import Seen
 
-from prefix_peft.training.report import markdown_table
+from prefix_peft.commands.report import markdown_table
 
 PAGE = """# Examples
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 from torch.overrides import TorchFunctionMode
 
-from ..arguments import in_order
+from ..argument_order import in_order
 from .trial import DECODER_TOKENS, ENCODER_TOKENS
 
 # By the name of the function: which argument is the table, and which the rows that are asked for.

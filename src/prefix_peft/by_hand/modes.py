@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from ..anatomy.sites import Site
-from ..arguments import in_order
+from ..argument_order import in_order
 from ..attention.attend import attend_with_prefix
 from ..attention.terms import AttentionCall, Prefix, PrefixRows
 from ..attention.weights import prefix_weights

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..training.arguments import BaseArguments
-from ..training.models import load_base
+from ..commands.arguments import BaseArguments
+from ..commands.models import load_base
 from .converting import OURS, convert
 from .formats import FORMATS
 

@@ -10,11 +10,11 @@ from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
-from ..training.arguments import TrainArguments
-from ..training.report import markdown_table, plot_learning_curve
+from ..commands.arguments import TrainArguments
+from ..commands.report import markdown_table, plot_learning_curve
+from ..data.tasks import read_jsonl
+from ..evaluation.scoring import Scores, score_records
 from ..training.results import Trained, released_parameters, write_results
-from ..training.scoring import Scores, score_records
-from ..training.tasks import read_jsonl
 from ..training.train import train
 from .records import pairs
 

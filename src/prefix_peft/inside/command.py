@@ -8,10 +8,10 @@ from pathlib import Path
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
+from ..commands.models import load_prefix, recall_separator
+from ..commands.report import sites_table
 from ..inspecting import inspect
 from ..planning.arguments import InspectArguments
-from ..training.models import load_prefix, recall_separator
-from ..training.report import sites_table
 from ..whole import write_text
 from .comparing import compare
 from .heatmap import HeatMap, maps_of_masses, maps_of_norms

@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 from ..anatomy.sites import Site
 from ..anatomy.source import reads_tokens
 from ..anatomy.trial import is_encoder_decoder, token_table, undisturbed
+from ..data.batches import IGNORED, collate, encode_pairs, encode_prompts, padding_id
 from ..layer import prefix_layers
-from ..training.batches import IGNORED, collate, encode_pairs, encode_prompts, padding_id
 from .observing import observe
 
 MARKS = str.maketrans({" ": "·", "\n": "↵", "\r": "↵", "\t": "→"})

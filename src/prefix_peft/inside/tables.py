@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ..training.report import markdown_table
+from ..commands.report import markdown_table
 from .comparing import Comparison
 from .heatmap import short_names
 from .masses import Masses

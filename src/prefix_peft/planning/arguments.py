@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from ..training.arguments import BaseArguments, check_counts
+from ..commands.arguments import BaseArguments, check_counts
 from .request import Request
 from .sharding import SHARDED, STRATEGIES
 

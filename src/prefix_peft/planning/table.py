@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from ..training.report import markdown_table
+from ..commands.report import markdown_table
 from .memory import Memory
 from .request import Request
 from .sharding import Share

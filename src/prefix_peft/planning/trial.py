@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from ..config import PrefixConfig
-from ..training.evaluation import target_loss
+from ..evaluation.loss import target_loss
 from ..wrap import infer_task_type
 from .counting import LiveBytes
 from .request import HALF, Request

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from ..training.options import option
+from ..commands.option import option
 from .pull import pull
 from .push import push
 from .target import Options, Target

@@ -13,9 +13,9 @@ from peft.utils import CONFIG_NAME
 from peft.utils.other import SAFETENSORS_WEIGHTS_NAME
 
 from ..card.files import CARD
+from ..commands.models import PROMPT_FILE, recall_separator
 from ..config import PREFIX_KV
 from ..inside.release import Release, read_release
-from ..training.models import PROMPT_FILE, recall_separator
 from ..training.results import LOG_FILE
 from ..untrusted import check_inside, has_pickle, read_json
 from .target import BASE

@@ -1,1 +1,1 @@
-"""Training a prefix: the tasks' records, their tokens, the loop and the scores."""
+"""Training a prefix: the loop, its checkpoints and what it leaves behind."""

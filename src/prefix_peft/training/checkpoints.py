@@ -23,11 +23,11 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..gathering import blueprint, full_parameter, full_prefix, set_parameter
+from ..commands.arguments import RunArguments
+from ..ranks.gathering import blueprint, full_parameter, full_prefix, set_parameter
+from ..ranks.moments import moments, set_moments
+from ..ranks.random_states import random_states, set_random_states
 from ..whole import remove, whole_directory
-from .arguments import RunArguments
-from .moments import moments, set_moments
-from .random_states import random_states, set_random_states
 from .states import check_tensors, read_state, read_tensors
 
 STATE = "training_state"

@@ -20,20 +20,20 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..card.facts import Dataset
+from ..commands.arguments import DistillArguments
+from ..commands.models import load_base
 from ..config import PrefixConfig
+from ..data.batches import IGNORED, encode_prompts
+from ..data.lines import read_text
 from ..initialize import initialize_kv_prefix_from_tokens
 from ..layer import BASE
+from ..ranks.place import begin
+from ..ranks.sharing import summed
 from ..wrap import wrap
-from .arguments import DistillArguments
-from .batches import IGNORED, encode_prompts
 from .checkpoints import checkpoint_to_resume
-from .lines import read_text
-from .models import load_base
-from .ranks import begin
 from .results import Trained, write_results
 from .run import Run
 from .samples import SAMPLES_FILE, Sample, continued, encoded, prompts_for, read_samples, write_samples
-from .sharing import summed
 
 METHOD = "context distillation (arXiv:2209.15189) over texts of the model's own (arXiv:2506.06266)"
 STUDENT, TEACHER, TRUNCATED = "default", "document", "truncated"  # adapters

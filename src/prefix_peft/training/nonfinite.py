@@ -15,9 +15,9 @@ from pathlib import Path
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
+from ..commands.arguments import RunArguments
+from ..data.batches import EncodedPairs
 from ..whole import write_text
-from .arguments import RunArguments
-from .batches import EncodedPairs
 from .checkpoints import Progress
 
 SMALLEST_SCALE = 1.0  # below it fp16's gradients would be made smaller than they are

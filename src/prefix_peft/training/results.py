@@ -14,12 +14,12 @@ from transformers import PreTrainedTokenizerBase
 
 from ..card.facts import Dataset, Facts, cached_revision, public_name, results
 from ..card.files import CARD, has_own_card, write_card
-from ..gathering import full_prefix
+from ..commands.arguments import DistillArguments, TrainArguments
+from ..commands.models import remember_prompt
+from ..ranks.gathering import full_prefix
 from ..whole import whole_files, write_text
-from .arguments import DistillArguments, TrainArguments
 from .checkpoints import Progress, writing
 from .interrupts import WRITING, Interrupts
-from .models import remember_prompt
 
 LOG_FILE = "training_log.json"
 

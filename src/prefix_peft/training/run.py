@@ -19,16 +19,16 @@ from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..bars import bar
+from ..commands.arguments import RunArguments
+from ..data.batches import EncodedPairs, collate, padding_id
+from ..evaluation.loss import Loss, mean_loss
+from ..ranks.place import prepare, synchronized
+from ..ranks.sharing import Example, shared_batches, summed
 from ..whole import sweep
-from .arguments import RunArguments
-from .batches import EncodedPairs, collate, padding_id
 from .checkpoints import Progress, checkpoint_to_resume, load_checkpoint, place_of, save_checkpoint
-from .evaluation import Loss, mean_loss
 from .interrupts import Interrupted, Interrupts
 from .nonfinite import BadStep, is_finite, is_overflow
 from .order import order_by_length, order_of_epoch
-from .ranks import prepare, synchronized
-from .sharing import Example, shared_batches, summed
 
 GATE_LEARNING_RATE = 5e-2  # a gate is one number a head that has to travel from 0 to about 1
 

@@ -13,11 +13,11 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ..bars import bar
+from ..commands.arguments import DistillArguments
+from ..data.batches import IGNORED, EncodedPairs, collate_prompts, encode_prompts, padding_id, special_ids
+from ..data.lines import read_objects, read_texts, shown
+from ..ranks.sharing import from_all, own_share
 from ..whole import write_text
-from .arguments import DistillArguments
-from .batches import IGNORED, EncodedPairs, collate_prompts, encode_prompts, padding_id, special_ids
-from .lines import read_objects, read_texts, shown
-from .sharing import from_all, own_share
 
 SAMPLES_FILE = "samples.jsonl"
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ..commands.arguments import TrainArguments
+from ..commands.models import load_base
+from ..data.hub import dataset_of
+from ..data.pairs import load_data
+from ..evaluation.loss import target_loss
+from ..ranks.place import begin
 from ..wrap import wrap
-from .arguments import TrainArguments
-from .data import load_data
-from .evaluation import target_loss
-from .hub import dataset_of
-from .models import load_base
-from .ranks import begin
 from .results import Trained, write_results
 from .run import Run
 

@@ -12,9 +12,9 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType, set_seed
 from torch import nn
 
+from ..commands.arguments import RunArguments
+from ..commands.launch import find_accelerator
 from ..encoders import Trunk
-from .arguments import RunArguments
-from .launch import find_accelerator
 
 
 def begin(arguments: RunArguments) -> Accelerator:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .options import check_counts, check_ranges, option
+from .option import check_counts, check_ranges, option
 
 
 @dataclass(kw_only=True)

@@ -10,7 +10,7 @@ from typing import ClassVar
 from ..config import DTYPES
 from ..metrics import FUNCTIONS, PROTOCOLS
 from .decoding import DecodingArguments
-from .options import check_counts, check_ranges, option
+from .option import check_counts, check_ranges, option
 
 TOO_LONG = ("cut", "drop", "refuse")
 OBJECTIVES = ("token_mean", "sentence_sum")

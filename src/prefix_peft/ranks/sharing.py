@@ -15,7 +15,7 @@ from accelerate import PartialState
 from accelerate.utils import gather_object, reduce
 from torch import Tensor
 
-from .batches import IGNORED
+from ..data.batches import IGNORED
 
 Example = dict[str, list[int]]
 Item = TypeVar("Item")

@@ -10,7 +10,7 @@ from typing import Any
 from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
-from .arguments import TrainArguments
+from ..commands.arguments import TrainArguments
 from .batches import EncodedPairs, encode_pairs
 from .records import Record
 from .tasks import load_task, read_jsonl, training_pairs

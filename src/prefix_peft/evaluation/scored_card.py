@@ -12,8 +12,8 @@ from ..card.facts import results
 from ..card.files import CARD, change_card
 from ..card.metadata import add_results
 from ..card.page import samples, with_section
-from .hub import dataset_of
-from .report import scores_table
+from ..commands.report import scores_table
+from ..data.hub import dataset_of
 from .scoring import Evaluation
 
 SHOWN = 3

@@ -12,13 +12,14 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from .. import metrics
-from .arguments import EvaluateArguments, ScoreArguments
-from .batches import collate, encode_pairs, padding_id
-from .evaluation import generate_texts, mean_loss
-from .models import load_prefix, recall_separator
-from .records import Record
-from .sharing import shared_batches
-from .tasks import load_task, read_answers, read_jsonl, read_predictions
+from ..commands.arguments import EvaluateArguments, ScoreArguments
+from ..commands.models import load_prefix, recall_separator
+from ..data.batches import collate, encode_pairs, padding_id
+from ..data.records import Record
+from ..data.tasks import load_task, read_answers, read_jsonl, read_predictions
+from ..ranks.sharing import shared_batches
+from .loss import mean_loss
+from .texts import generate_texts
 
 Scores = dict[str, float]
 

@@ -1,0 +1,1 @@
+"""How well a prefix does: the loss, what the model writes, and the scores of that."""
