@@ -9,6 +9,7 @@ from typing import Any
 
 from .cell import Result
 from .experiment import Experiment
+from .methods import METHODS
 
 FEWER_IS_BETTER = ("ter", "loss")
 FRACTIONS = ("meteor", "ter", "rouge_l")  # shown with three digits
@@ -39,13 +40,17 @@ Key = tuple[str, str, str, Any]  # task, split, line, place along the axis
 
 
 def gathered(experiment: Experiment, results: Iterable[Result]) -> dict[Key, list[Result]]:
-    """The results that are one figure, in the order of the experiment's cells."""
+    """The results that are one figure; the methods stand in the order of `METHODS`, whichever was run first."""
     groups: dict[Key, list[Result]] = {}
-    for result in results:
+    for result in sorted(results, key=_order):
         place = result.cell.value(experiment.x) if experiment.x else None
         for split in result.scores:
             groups.setdefault((result.cell.task, split, experiment.line(result.cell), place), []).append(result)
     return groups
+
+
+def _order(result: Result) -> tuple[int, float]:
+    return list(METHODS).index(result.cell.method), result.cell.share or 0.0
 
 
 def figure(results: Iterable[Result], split: str, metric: str) -> Figure | None:

@@ -109,7 +109,8 @@ def test_figures_are_means_with_the_deviation_over_runs():
     results = [result_of(replace(CELL, seed=seed), bleu) for seed, bleu in enumerate(values)]
     other = result_of(replace(CELL, method="lora"), 9.0)
     groups = gathered(EXPERIMENTS["table"], [*results, other])
-    assert [len(found) for found in groups.values()] == [3, 1]
+    assert {key[2]: len(found) for key, found in groups.items()} == {"lora": 1, "prefix": 3}
+    assert [key[2] for key in groups] == ["lora", "prefix"], "in the methods' order, not in that of the runs"
     figure = Figure.of(values)
     assert (figure.mean, figure.deviation) == (sum(values) / 3, statistics.stdev(values))
     table = shown(EXPERIMENTS["table"], [*results, other])
