@@ -220,6 +220,6 @@ def test_an_mlp_sharded_with_one_layer_says_what_to_do():
 
 
 def test_weights_that_only_the_first_rank_loads_are_refused(monkeypatch):
-    monkeypatch.setattr("prefix_peft.ranks.gathering.is_fsdp_enabled", lambda: True)
+    monkeypatch.setattr("prefix_peft.gathering.is_fsdp_enabled", lambda: True)
     with pytest.raises(ValueError, match="fsdp_cpu_ram_efficient_loading lets the first rank alone load"):
         prefix_peft.wrap(tiny.build("llama"), 3)

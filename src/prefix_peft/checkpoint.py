@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from .anatomy.sites import Site
 from .config import PrefixConfig, Shapes
 from .encoders import MLPEncoder, gate_shape
+from .gathering import full_tensors
 from .layer import PrefixLayer, prefix_layers
-from .ranks.gathering import full_tensors
 from .sinks import join_parts
 
 OTHER_WEIGHTS = 0.5  # relative distance of the fingerprints; unrelated models are at about 1.4

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from .anatomy.sites import Site
-from .ranks.gathering import is_dtensor
+from .gathering import is_dtensor
 
 
 class FlatEncoder(nn.Module):

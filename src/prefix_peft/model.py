@@ -24,10 +24,10 @@ from .children import put, take
 from .concatenate import check_request, concatenate, joint_config
 from .config import PrefixConfig
 from .encoders import FlatEncoder, MLPEncoder, Trunk
+from .gathering import check_weights_are_here
 from .hook import CHILD, Call, calling, current_call, install
 from .initialize import start, starting_tokens
 from .layer import BASE, PrefixLayer, check_names, prefix_layers
-from .ranks.gathering import check_weights_are_here
 from .resuming import TRAINED_NAME, is_more_than_its_release, trained_tensors
 from .sinks import SinkEncoder, take_frozen_of_twin
 

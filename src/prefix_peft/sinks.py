@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from .anatomy.sites import Site
 from .encoders import FlatEncoder
+from .gathering import is_sharded
 from .layer import PrefixLayer
-from .ranks.gathering import is_sharded
 
 WHOLE = ("p_key", "p_value")
 

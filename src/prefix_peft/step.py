@@ -17,8 +17,8 @@ from .attention.merged import SHORT, over_both
 from .attention.terms import AttentionCall, Prefix, PrefixRows
 from .config import PrefixConfig
 from .encoders import FlatEncoder
+from .gathering import is_dtensor
 from .layer import PrefixLayer
-from .ranks.gathering import is_dtensor
 
 
 class Step(NamedTuple):

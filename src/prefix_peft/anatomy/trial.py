@@ -13,7 +13,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from ..ranks.gathering import full_shape, gathered
+from ..gathering import full_shape, gathered
 
 ENCODER_TOKENS, DECODER_TOKENS = 3, 2  # different, so that the shapes of a call tell what attends to what
 

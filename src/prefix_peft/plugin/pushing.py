@@ -16,7 +16,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from ..config import PrefixConfig
-from ..ranks.gathering import is_held_in_parts
+from ..gathering import is_held_in_parts
 
 HOW = 'model.peft_config["{}"].base_model_name_or_path = "gpt2-medium"'
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from ..gathering import full_prefix, is_held_in_parts
 from ..model import PrefixModel
-from ..ranks.gathering import full_prefix, is_held_in_parts
 from ..resuming import is_checkpoint, is_more_than_its_release, save_trained
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gathering import is_dtensor, own_part
+from ..gathering import is_dtensor, own_part
 
 ADAM = ("exp_avg", "exp_avg_sq")  # of the parameter's shape; DeepSpeed holds them flat, together with others
 

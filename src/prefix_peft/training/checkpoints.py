@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..commands.arguments import RunArguments
-from ..ranks.gathering import blueprint, full_parameter, full_prefix, set_parameter
+from ..gathering import blueprint, full_parameter, full_prefix, set_parameter
 from ..ranks.moments import moments, set_moments
 from ..ranks.random_states import random_states, set_random_states
 from ..whole import remove, whole_directory

@@ -16,7 +16,7 @@ from ..card.facts import Dataset, Facts, cached_revision, public_name, results
 from ..card.files import CARD, has_own_card, write_card
 from ..commands.arguments import DistillArguments, TrainArguments
 from ..commands.models import remember_prompt
-from ..ranks.gathering import full_prefix
+from ..gathering import full_prefix
 from ..whole import whole_files, write_text
 from .checkpoints import Progress, writing
 from .interrupts import WRITING, Interrupts
