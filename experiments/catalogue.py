@@ -47,6 +47,13 @@ EXPERIMENTS = {
             grids.label,
         ),
         Experiment(
+            "untuned",
+            "What do the defaults give, ours and PEFT's, where nobody tunes anything?",
+            "not asked; the learning rates are those of `prefix-peft train` and of PEFT's example of prefix tuning",
+            grids.untuned,
+            grids.label,
+        ),
+        Experiment(
             "low-data",
             "What do few examples teach?",
             "the prefix is 2.9 BLEU above fine-tuning on average, most where data are fewest (Figure 3)",

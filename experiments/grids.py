@@ -23,6 +23,7 @@ TABLE = (
     "peft_prefix",
     "peft_prompt",
 )
+UNTUNED = ("prefix", "peft_prefix")
 # Optimizer steps of prefix-tuning and of fine-tuning at each number of examples: the paper, appendix
 LOW_DATA_STEPS = {50: (200, 100), 100: (200, 100), 200: (200, 200), 500: (400, 400)}
 CURVE = (400, 2000, 8000, 32000)  # pairs of E2E: 1 %, 5 %, 19 % and 76 %
@@ -81,6 +82,15 @@ def table(choice: Choice) -> list[Cell]:
         cell_of(choice, task, method, seed)
         for seed, task, method in product(choice.seeds, choice.tasks, methods)
         if method != "none" or seed == choice.seeds[0]
+    ]
+
+
+def untuned(choice: Choice) -> list[Cell]:
+    """The table's cells, at the rate that each method's library shows."""
+    methods = choice.methods or UNTUNED
+    return [
+        replace(cell, learning_rate=METHODS[cell.method].learning_rate)
+        for cell in table(replace(choice, methods=methods))
     ]
 
 

@@ -20,6 +20,7 @@ from experiments.methods import METHODS
 from experiments.recipes import as_in_the_paper
 from experiments.report import shown
 from experiments.store import Store
+from prefix_peft.commands.arguments import TrainArguments
 
 CELL = Cell(base="tiny", task="e2e", method="prefix", knobs=(("num_virtual_tokens", 3),))
 
@@ -134,6 +135,14 @@ def test_few_examples_are_trained_on_for_the_papers_steps():
     steps = {(cell.examples, cell.method): cell.steps for cell in cells}
     assert [steps[size, "prefix"] for size in (50, 100, 200, 500)] == [200, 200, 200, 400]
     assert [steps[size, "fine_tuning"] for size in (50, 100, 200, 500)] == [100, 100, 200, 400]
+
+
+def test_untuned_cells_have_the_rate_of_the_command_line():
+    rates = {cell.method: cell.learning_rate for cell in grids.untuned(Choice("tiny", ("e2e",), (0,)))}
+    assert rates == {
+        "prefix": TrainArguments(model="tiny", output_dir="out", train_file="pairs.jsonl").learning_rate,
+        "peft_prefix": 1e-2,
+    }
 
 
 def test_the_learning_rate_is_the_one_with_the_lowest_validation_loss(tmp_path):
