@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from functools import partial
@@ -14,11 +14,14 @@ from typing import Any
 
 from tqdm import tqdm
 
+from prefix_peft.data.tasks import TASKS
+
 from .catalogue import EXPERIMENTS
 from .cell import Cell, Result
 from .experiment import Choice, Experiment
-from .grids import TABLE
+from .grids import LARGE
 from .harness import Place
+from .methods import METHODS
 from .page import write_page
 from .plots import draw
 from .rates import best_rate
@@ -49,18 +52,24 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.experiments and not options.page:
         parser.error("name an experiment, or a --page to write.")
     try:
-        return _all(options)
+        chosen = {name: _cells(options, EXPERIMENTS[name]) for name in options.experiments}
+    except ValueError as fault:
+        parser.error(str(fault))
+    try:
+        return _all(options, chosen)
     except KeyboardInterrupt:
         parser.exit(130, "stopped; the same command goes on with the cells that are missing.\n")
 
 
-def _all(options: argparse.Namespace) -> int:
+def _cells(options: argparse.Namespace, experiment: Experiment) -> list[Cell]:
+    cells = experiment.cells(_choice(options, experiment))
+    return list(dict.fromkeys(map(as_in_the_paper, cells))) if options.recipes else cells
+
+
+def _all(options: argparse.Namespace, chosen: Mapping[str, Sequence[Cell]]) -> int:
     store, failed = Store(options.output), 0
-    for name in options.experiments:
+    for name, cells in chosen.items():
         experiment = EXPERIMENTS[name]
-        cells = experiment.cells(_choice(options, experiment))
-        if options.recipes:
-            cells = list(dict.fromkeys(map(as_in_the_paper, cells)))
         failed += _run(experiment, store, cells, options)
         wanted = {cell.identity for cell in cells}
         results = [result for result in store.of(name) if result.cell.identity in wanted]
@@ -128,6 +137,7 @@ def _choice(options: argparse.Namespace, experiment: Experiment) -> Choice:
 
 
 def _parser() -> argparse.ArgumentParser:
+    methods = (*METHODS, LARGE)
     listing = "\n".join(f"  {name:<10} {experiment.question}" for name, experiment in EXPERIMENTS.items())
     parser = argparse.ArgumentParser(
         prog="python experiments",
@@ -135,12 +145,15 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES + listing,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("experiments", nargs="*", type=_experiment, metavar="EXPERIMENT", help="which, see below")
+    parser.add_argument(
+        "experiments", nargs="*", type=_known("experiment", EXPERIMENTS), metavar="EXPERIMENT", help="which, see below"
+    )
     parser.add_argument("--base", metavar="MODEL", help="a directory or the id of a Hub repository")
     parser.add_argument("--data-dir", metavar="DIR", type=Path, help="the folder that holds webnlg/, e2e/ ...")
     add = partial(_with_default, parser)
-    add("--tasks", None, "webnlg, e2e, dart, scitldr", "the experiment's", metavar="TASK", nargs="+")
-    add("--methods", None, ", ".join(TABLE), "the experiment's", metavar="METHOD", nargs="+")
+    of_experiment = {"nargs": "+", "shown": "the experiment's"}
+    add("--tasks", None, ", ".join(TASKS), metavar="TASK", type=_known("task", TASKS), **of_experiment)
+    add("--methods", None, ", ".join(methods), metavar="METHOD", type=_known("method", methods), **of_experiment)
     add("--seeds", [0, 1], "each a run of its own", "0 1", metavar="N", type=int, nargs="+")
     add("--draws", 5, "how often few examples are drawn", "5, the paper's", metavar="N", type=int)
     add("--steps", 400, "optimizer steps", metavar="N", type=int)
@@ -164,7 +177,12 @@ def _with_default(
     parser.add_argument(flag, default=default, help=f"{text} (default: {shown or default})", **options)
 
 
-def _experiment(name: str) -> str:
-    if name not in EXPERIMENTS:
-        raise argparse.ArgumentTypeError(f"unknown experiment {name!r}; choose from {', '.join(EXPERIMENTS)}.")
-    return name
+def _known(kind: str, names: Collection[str]) -> Callable[[str], str]:
+    """A type for arguments that are one of the names."""
+
+    def known(name: str) -> str:
+        if name not in names:
+            raise argparse.ArgumentTypeError(f"unknown {kind} {name!r}; choose from {', '.join(names)}.")
+        return name
+
+    return known

@@ -145,7 +145,14 @@ def lengths(choice: Choice) -> list[Cell]:
 
 
 def places(choice: Choice) -> list[Cell]:
-    """Before the text at every layer, between source and target, and before the text at the embedding alone."""
+    """Before the text at every layer, between source and target, and before the text at the embedding alone.
+
+    Raises:
+        ValueError: a method that stands elsewhere.
+    """
+    for method in choice.methods or ():
+        if method not in PLACES:
+            raise ValueError(f"{method} has no place among {', '.join(PLACES)}; name one of these, or none for all.")
     return [
         choice.cell(task, method, seed).with_knobs(num_virtual_tokens=length)
         for seed, task, method in product(choice.seeds, choice.tasks, choice.methods or PLACES)

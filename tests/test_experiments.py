@@ -199,7 +199,17 @@ def test_from_command_to_page(tmp_path, capsys, monkeypatch):
 
 
 def test_what_cannot_be_run_is_said(tmp_path, capsys):
-    for command, said in ((["table"], "--base MODEL --data-dir DIR"), ([], "name an experiment")):
+    placed = ["--base", "tiny", "--data-dir", str(tmp_path)]
+    for command, said in (
+        (["table"], "--base MODEL --data-dir DIR"),
+        ([], "name an experiment"),
+        (["tabel"], "unknown experiment 'tabel'; choose from tune, table"),
+        (["table", *placed, "--methods", "lore"], "unknown method 'lore'; choose from none, fine_tuning"),
+        (["table", *placed, "--tasks", "xsun"], "unknown task 'xsun'; choose from webnlg, e2e"),
+        (["table", "places", *placed, "--methods", "lora"], "lora has no place among prefix, infix, embedding"),
+        (["table", *placed, "--recipes"], "tiny"),
+    ):
         with pytest.raises(SystemExit):
             main(command)
         assert said in capsys.readouterr().err
+        assert not list(tmp_path.iterdir()), "nothing is begun"
