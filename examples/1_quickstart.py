@@ -64,7 +64,7 @@ with model.disable_adapter():
     print(write(model, record["source"]))
 
 # %% [markdown]
-# **Train** it like any model. Only the prefix has gradients, so it can take large steps: a learning rate of 0.1 or more
+# **Train** it like any model. Only the prefix has gradients, so it can take large steps: a learning rate of 0.2 or so
 # is usual.
 
 # %%
