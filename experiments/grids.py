@@ -56,7 +56,7 @@ VARIANTS: tuple[tuple[str, dict[str, object]], ...] = (
     ("prefix_shared", {"latent_size": 64}),
     ("decoupled", {}),
     ("decoupled", {"memory_rank": LENGTH}),
-    ("peft_adaption_prompt", {}),
+    ("peft_adaption_prompt", {"num_virtual_tokens": 2 * LENGTH}),  # keys and values of one vector: half the numbers
 )
 
 
