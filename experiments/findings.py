@@ -35,15 +35,17 @@ among the first three, the adapter is ahead of them by 4 (in the paper it is 4.1
 level). It teaches what this base does not know, which a prefix cannot (Petrov et al. 2024). On unseen topics it loses
 42 % of its BLEU and the prefix 25 %, but stays above it, against the paper. The MLP does not
 help: at its best rate its loss is above the flat prefix's on all tasks, its BLEU below it on three of four.""",
-    ("untuned", _BASE): """Here the prefix learns and PEFT's ends at the base or below it: it starts from real
-activations at a rate that suits keys and values, PEFT's from random numbers at a rate twenty times lower. Given the
-best rate of four, PEFT's comes to the same place (see the table above), so the difference is in the defaults.""",
+    ("untuned", _BASE): """Here the prefix learns, and PEFT's ends at the base or below it: on average over WebNLG's seen
+topics, E2E and DART 18.8 BLEU against 7.1. Ours starts from real activations at a rate that suits keys and values, PEFT's
+from random numbers at a rate twenty times lower. Given the best rate of four, PEFT's comes to the same place (see the
+table above), so the difference is in the defaults.""",
     ("low-data", _BASE): """One draw and one seed, at the rates that `tune` found on WebNLG. Fine-tuning is ahead with
 50 examples as with 500, the contrary of the paper. The base has never seen a record of a restaurant worded (the prefix
 ends at 3.9 to 2.4 nats a token, fine-tuning at 3.2 to 1.9), so there is more to teach than to bring out. The gap is 12
 BLEU with 50 examples and 9 with 500. What the paper shows needs a base that has the skill.""",
-    ("length", _BASE): """The paper's shape: steep at first, flat from 5 to 20, best at 40, and a fall behind it. There
-the best of table-to-text is 10. Here the fall is deep, for all lengths were trained at the rate that suits 10.""",
+    ("length", _BASE): """The paper's shape: steep at first, flat from 5 to 20, best at 40, and a fall behind it; there the
+best of table-to-text is 10. The loss tells the same with less noise: 3.10, 2.92, 2.69, 2.62, 2.49, 2.43 and 2.50. All
+lengths were trained at the rate that suits 10.""",
     ("variants", _BASE): """100 steps, each at the rate that `tune` found for its method. Nothing that was changed in
 the default made it better: the flat prefix from real tokens, all layers, keys and values at one rate, no gate, no
 sink. Words of the task are as good a start as any real tokens, where data are many; random numbers are a little worse.
