@@ -17,9 +17,9 @@ GPT-2 medium is 28 times as large: what is seen here is how the methods compare 
 Most figures are of one run; where there are two, they lie up to 4 BLEU apart.
 
 In short: with nothing tuned, this library's prefix is far ahead of PEFT's. With rates tuned, prefix, LoRA and PEFT's
-prefix of the same size end within 1 BLEU of each other on average, the adapter 4 above them, and fine-tuning far above
-all. Of the paper's claims the shapes of length and start can be seen here; that a prefix reaches fine-tuning, passes
-the adapter and wins with few examples or unseen topics cannot.
+prefix of the same size end within 1 BLEU of each other on average, the adapter 4 above them, and fine-tuning far
+above all. Of the paper's claims the shapes of length and start can be seen here; that a prefix reaches fine-tuning,
+passes the adapter and wins with few examples or unseen topics cannot.
 """
 
 _BASE = "gpt2-12m-denoise"
@@ -31,26 +31,26 @@ of E2E ask for the same rate as WebNLG.""",
 Prefix and fine-tuning on WebNLG have two seeds, and they say how little one run tells: the prefix has 13.9 BLEU on
 unseen topics with one and 9.8 with the other. On average over WebNLG's seen topics, E2E and DART the prefix has 21.9,
 LoRA 22.5, PEFT's prefix 22.6 and the adapter 26.5, all of the same size; fine-tuning has 34.6. So there is no order
-among the first three, the adapter is ahead of them by 4 (in the paper it is 4.1 behind), and fine-tuning by 13 (there:
-level). It teaches what this base does not know, which a prefix cannot (Petrov et al. 2024). On unseen topics it loses
-42 % of its BLEU and the prefix 25 %, but stays above it, against the paper. The MLP does not
-help: at its best rate its loss is above the flat prefix's on all tasks, its BLEU below it on three of four.""",
-    ("untuned", _BASE): """Here the prefix learns, and PEFT's ends at the base or below it: on average over WebNLG's seen
-topics, E2E and DART 18.8 BLEU against 7.1. Ours starts from real activations at a rate that suits keys and values, PEFT's
-from random numbers at a rate twenty times lower. Given the best rate of four, PEFT's comes to the same place (see the
-table above), so the difference is in the defaults.""",
+among the first three, the adapter is ahead of them by 4 (in the paper it is 4.1 behind), and fine-tuning by 13
+(there: level). It teaches what this base does not know, which a prefix cannot (Petrov et al. 2024). On unseen topics
+it loses 42 % of its BLEU and the prefix 25 %, but stays above it, against the paper. The MLP does not help: at its
+best rate its loss is above the flat prefix's on all tasks, its BLEU below it on three of four.""",
+    ("untuned", _BASE): """Here the prefix learns, and PEFT's ends at the base or below it: on average over WebNLG's
+seen topics, E2E and DART 18.8 BLEU against 7.1. Ours starts from real activations at a rate that suits keys and
+values, PEFT's from random numbers at a rate twenty times lower. Given the best rate of four, PEFT's comes to the same
+place (see the table above), so the difference is in the defaults.""",
     ("low-data", _BASE): """One draw and one seed, at the rates that `tune` found on WebNLG. Fine-tuning is ahead with
-50 examples as with 500, the contrary of the paper. The base has never seen a record of a restaurant worded (the prefix
-ends at 3.9 to 2.4 nats a token, fine-tuning at 3.2 to 1.9), so there is more to teach than to bring out. The gap is 12
-BLEU with 50 examples and 9 with 500. What the paper shows needs a base that has the skill.""",
-    ("length", _BASE): """The paper's shape: steep at first, flat from 5 to 20, best at 40, and a fall behind it; there the
-best of table-to-text is 10. The loss tells the same with less noise: 3.10, 2.92, 2.69, 2.62, 2.49, 2.43 and 2.50. All
-lengths were trained at the rate that suits 10.""",
+50 examples as with 500, the contrary of the paper. The base has never seen a record of a restaurant worded (the
+prefix ends at 3.9 to 2.4 nats a token, fine-tuning at 3.2 to 1.9), so there is more to teach than to bring out. The
+gap is 12 BLEU with 50 examples and 9 with 500. What the paper shows needs a base that has the skill.""",
+    ("length", _BASE): """The paper's shape: steep at first, flat from 5 to 20, best at 40, and a fall behind it;
+there the best of table-to-text is 10. The loss tells the same with less noise: 3.10, 2.92, 2.69, 2.62, 2.49, 2.43 and
+2.50. All lengths were trained at the rate that suits 10.""",
     ("variants", _BASE): """100 steps, each at the rate that `tune` found for its method. Nothing that was changed in
 the default made it better: the flat prefix from real tokens, all layers, keys and values at one rate, no gate, no
-sink. Words of the task are as good a start as any real tokens, where data are many; random numbers are a little worse.
-A slower or faster half costs 0.1 and more, one half of the layers as much. The MLP ends 0.1 above, with 57 times the
-numbers.
+sink. Words of the task are as good a start as any real tokens, where data are many; random numbers are a little
+worse. A slower or faster half costs 0.1 and more, one half of the layers as much. The MLP ends 0.1 above, with 57
+times the numbers.
 
 The forms that are not a flat prefix come to the same loss at the same size: Prefix-Tuning+ of rank 10 to 3.01, and
 LLaMA-Adapter's prompts, 20 of them, to 3.03. Prefix-Tuning+ with a whole matrix is the best with 2.94, and has 3.2
