@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from itertools import chain, combinations, product
 
@@ -70,6 +71,18 @@ def cell_of(choice: Choice, task: str, method: str, seed: int, **fields: object)
     return cell if method in ("none", "fine_tuning", "ft_top2") else cell.with_knobs(num_virtual_tokens=LENGTH)
 
 
+def _among(choice: Choice, known: Collection[str]) -> tuple[str, ...]:
+    """The methods that were asked for; all by default.
+
+    Raises:
+        ValueError: one that the experiment does not compare.
+    """
+    for method in choice.methods or ():
+        if method not in known:
+            raise ValueError(f"{method} is not among {', '.join(known)}; name some of these, or none for all.")
+    return choice.methods or tuple(known)
+
+
 def label(cell: Cell) -> str:
     """The method, by its size where there are two."""
     return LARGE if cell.share else cell.method
@@ -87,9 +100,8 @@ def table(choice: Choice) -> list[Cell]:
 
 def untuned(choice: Choice) -> list[Cell]:
     """Ours and PEFT's prefix as in the table, at the rates that their libraries show."""
-    return [
-        replace(cell, learning_rate=UNTUNED[cell.method]) for cell in table(replace(choice, methods=tuple(UNTUNED)))
-    ]
+    cells = table(replace(choice, methods=_among(choice, UNTUNED)))
+    return [replace(cell, learning_rate=UNTUNED[cell.method]) for cell in cells]
 
 
 def low_data(choice: Choice) -> list[Cell]:
@@ -143,17 +155,10 @@ def lengths(choice: Choice) -> list[Cell]:
 
 
 def places(choice: Choice) -> list[Cell]:
-    """Before the text at every layer, between source and target, and before the text at the embedding alone.
-
-    Raises:
-        ValueError: a method that stands elsewhere.
-    """
-    for method in choice.methods or ():
-        if method not in PLACES:
-            raise ValueError(f"{method} has no place among {', '.join(PLACES)}; name one of these, or none for all.")
+    """Before the text at every layer, between source and target, and before the text at the embedding alone."""
     return [
         choice.cell(task, method, seed).with_knobs(num_virtual_tokens=length)
-        for seed, task, method in product(choice.seeds, choice.tasks, choice.methods or PLACES)
+        for seed, task, method in product(choice.seeds, choice.tasks, _among(choice, PLACES))
         for length in PLACES[method]
     ]
 

@@ -41,7 +41,8 @@ def draw(experiment: Experiment, results: Sequence[Result], path: Path) -> Path 
         axes.set_ylabel(metric if experiment.x else "")
         axes.grid(alpha=0.3)
     if experiment.x and len(lines) > MOST_INSIDE:
-        picture.legend(*picture.axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+        drawn = {line.get_label(): line for axes in picture.axes for line in axes.get_lines()}
+        picture.legend([drawn[line] for line in lines], lines, loc="outside right upper", frameon=False)
     picture.savefig(path, dpi=150)
     return path
 

@@ -6,6 +6,7 @@ import json
 import statistics
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from experiments.command import main
 from experiments.experiment import Choice
 from experiments.figures import Figure, gathered
 from experiments.methods import METHODS
+from experiments.plots import draw
 from experiments.recipes import as_in_the_paper
 from experiments.report import shown
 from experiments.store import Store
@@ -198,6 +200,40 @@ def test_from_command_to_page(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "out" / "cells.jsonl").read_text("utf-8") == before, "a finished cell is not run again"
 
 
+def drawn(experiment: str, results: list[Result], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The picture, before it becomes a file."""
+    figure, pictures = pytest.importorskip("matplotlib.figure"), []
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, path, **options: pictures.append(self))
+    draw(EXPERIMENTS[experiment], results, Path("unwritten.png"))
+    return pictures[0]
+
+
+def test_many_lines_are_named_beside_the_panels_and_look_alike_in_all(monkeypatch):
+    methods = list(METHODS)[1:14]
+    cells = [replace(CELL, method=method, task=task) for task in ("e2e", "dart") for method in methods]
+    cells = [cell for cell in cells if (cell.task, cell.method) != ("e2e", methods[3])]
+    results = [result_of(replace(cell, learning_rate=rate)) for cell in cells for rate in (0.1, 0.2)]
+    picture = drawn("tune", results, monkeypatch)
+    assert sorted(text.get_text() for text in picture.legends[0].get_texts()) == sorted(methods)
+    looks = [
+        {line.get_label(): (line.get_color(), line.get_marker()) for line in axes.get_lines()} for axes in picture.axes
+    ]
+    assert len(set(looks[1].values())) == len(methods)
+    assert looks[0].items() < looks[1].items()
+
+
+def test_a_loss_is_drawn_where_the_figures_are_and_not_from_zero(monkeypatch):
+    cell = replace(CELL, num_beams=0)
+    results = [
+        replace(result_of(replace(cell, method=method)), scores={"test": {"loss": loss}})
+        for method, loss in (("prefix", 3.0), ("lora", 3.1))
+    ]
+    (axes,) = drawn("table", results, monkeypatch).axes
+    assert axes.get_xlim()[0] > 2.9
+    (axes,) = drawn("table", [result_of(CELL, 30.0)], monkeypatch).axes
+    assert axes.get_xlim()[0] == 0
+
+
 def test_what_cannot_be_run_is_said(tmp_path, capsys):
     placed = ["--base", "tiny", "--data-dir", str(tmp_path)]
     for command, said in (
@@ -206,7 +242,8 @@ def test_what_cannot_be_run_is_said(tmp_path, capsys):
         (["tabel"], "unknown experiment 'tabel'; choose from tune, table"),
         (["table", *placed, "--methods", "lore"], "unknown method 'lore'; choose from none, fine_tuning"),
         (["table", *placed, "--tasks", "xsun"], "unknown task 'xsun'; choose from webnlg, e2e"),
-        (["table", "places", *placed, "--methods", "lora"], "lora has no place among prefix, infix, embedding"),
+        (["table", "places", *placed, "--methods", "lora"], "lora is not among prefix, infix, embedding"),
+        (["table", "untuned", *placed, "--methods", "lora"], "lora is not among prefix, peft_prefix"),
         (["table", *placed, "--recipes"], "tiny"),
     ):
         with pytest.raises(SystemExit):
