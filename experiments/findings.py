@@ -45,9 +45,8 @@ prefix ends at 3.9 to 2.4 nats a token, fine-tuning at 3.2 to 1.9), so there is 
 gap is 12 BLEU with 50 examples and 9 with 500. What the paper shows needs a base that has the skill.""",
     ("starts", _BASE): """One draw and one seed, and of 500 examples random tokens alone. No order can be told: over
 50, 100 and 200 examples random tokens have 31.3 BLEU on average, random numbers 32.1, irrelevant words 29.7 and the
-task's words 31.7. By loss the task's words are first (3.16) and irrelevant ones last (3.24), as in the paper, but
-random numbers, there far behind, are in between with 3.19: at its best learning rate a prefix soon forgets where it
-started.""",
+task's words 31.7. By loss the task's words are first (3.16), as in the paper; but random numbers (3.19), there far
+behind, come before irrelevant words (3.24): at its best learning rate a prefix soon forgets where it started.""",
     ("length", _BASE): """The paper's shape: steep at first, flat from 5 to 20, best at 40, and a fall behind it;
 there the best of table-to-text is 10. The loss tells the same with less noise: 3.10, 2.92, 2.69, 2.62, 2.49, 2.43 and
 2.50. All lengths were trained at the rate that suits 10.""",

@@ -46,6 +46,8 @@ def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
     option = (
         f" --steps {cell.steps}" if len(steps) == 1 else ""
     ) + f" --max-records {cell.max_records or 0} --seeds {seeds}"
+    if cell.examples is not None:
+        option += f" --draws {len({result.cell.subset for result in results})}"
     return (
         f"`python experiments {experiment.name} --base {cell.base}{option}`, {len(results)} cells, "
         f"{hours:.1f} hours of training; {cell.max_records or 'all'} records of each split, beams: {cell.num_beams}."
