@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from experiments.command import main
 from experiments.experiment import Choice
 from experiments.figures import Figure, gathered
 from experiments.methods import METHODS
+from experiments.page import write_page
 from experiments.plots import draw
 from experiments.recipes import as_in_the_paper
 from experiments.report import shown
@@ -198,6 +200,18 @@ def test_from_command_to_page(tmp_path, capsys, monkeypatch):
     before = (tmp_path / "out" / "cells.jsonl").read_text("utf-8")
     assert main(command) == 0
     assert (tmp_path / "out" / "cells.jsonl").read_text("utf-8") == before, "a finished cell is not run again"
+
+
+def test_the_page_says_how_many_draws_its_command_takes(tmp_path):
+    store = Store(tmp_path)
+    for subset in (0, 1):
+        store.add(result_of(replace(CELL, examples=50, subset=subset), experiment="low-data"))
+    store.add(result_of(CELL))
+    write_page(store, tmp_path / "page.md")
+    commands = re.findall(r"`python experiments (\S+) [^`]*`", (tmp_path / "page.md").read_text("utf-8"))
+    draws = re.findall(r"`python experiments (\S+) [^`]*--draws (\d)`", (tmp_path / "page.md").read_text("utf-8"))
+    assert sorted(commands) == ["low-data", "table"]
+    assert draws == [("low-data", "2")]
 
 
 def drawn(experiment: str, results: list[Result], monkeypatch: pytest.MonkeyPatch) -> Any:
