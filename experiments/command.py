@@ -19,7 +19,7 @@ from prefix_peft.data.tasks import TASKS
 from .catalogue import EXPERIMENTS
 from .cell import Cell, Result
 from .experiment import Choice, Experiment
-from .grids import LARGE
+from .grids import LARGE, LOW_DATA_STEPS
 from .harness import Place
 from .methods import METHODS
 from .page import write_page
@@ -132,7 +132,8 @@ def _choice(options: argparse.Namespace, experiment: Experiment) -> Choice:
     methods = tuple(options.methods) if options.methods else None
     return Choice(
         options.base, tasks, tuple(options.seeds), methods, tuple(range(options.draws)), options.steps,
-        options.max_records or None, options.separator,
+        options.max_records or None, options.separator, options.batch_size, options.beams,
+        tuple(options.examples), tuple(options.rates),
     )  # fmt: skip
 
 
@@ -157,6 +158,11 @@ def _parser() -> argparse.ArgumentParser:
     add("--seeds", [0, 1], "each a run of its own", "0 1", metavar="N", type=int, nargs="+")
     add("--draws", 5, "how often few examples are drawn", "5, the paper's", metavar="N", type=int)
     add("--steps", 400, "optimizer steps", metavar="N", type=int)
+    few = {"metavar": "N", "type": int, "nargs": "+", "choices": LOW_DATA_STEPS}
+    add("--examples", [*Choice.examples], "how few where they are few", "50 100 200 500", **few)
+    add("--rates", [*Choice.rates], "tried, times a method's own", "0.25 1 4 16", metavar="R", type=float, nargs="+")
+    add("--batch-size", 10, "pairs of a step", metavar="N", type=int)
+    add("--beams", 5, "of the beam search; 1 writes greedily, 0 judges by the loss alone", metavar="N", type=int)
     parser.add_argument(
         "--recipes",
         action="store_true",

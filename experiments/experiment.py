@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from prefix_peft.values import check_count
+
 from .cell import Cell
 
 
 @dataclass(frozen=True)
 class Choice:
-    """What the user chose: on which base and tasks, how often, and at which scale."""
+    """What the user chose: on which base and tasks, how often, and at which scale.
+
+    Raises:
+        ValueError: no pair to a step, or fewer than no beams.
+    """
 
     base: str
     tasks: tuple[str, ...]
@@ -20,12 +26,21 @@ class Choice:
     steps: int = 400
     max_records: int | None = 200
     separator: str | None = " =>"
+    batch_size: int = 10
+    num_beams: int = 5
+    examples: tuple[int, ...] = (50, 100, 200, 500)  # where few are compared
+    rates: tuple[float, ...] = (0.25, 1.0, 4.0, 16.0)  # learning rates that are tried, times a method's own
+
+    def __post_init__(self) -> None:
+        check_count("batch_size", self.batch_size)
+        check_count("num_beams", self.num_beams, least=0)
 
     def cell(self, task: str, method: str, seed: int, **fields: object) -> Cell:
         """A cell of these choices."""
         given = {
             "base": self.base, "task": task, "method": method, "seed": seed, "steps": self.steps,
             "max_records": self.max_records, "separator": self.separator, "splits": TEST_SPLITS.get(task, ("test",)),
+            "batch_size": self.batch_size, "num_beams": self.num_beams,
         } | fields  # fmt: skip
         return Cell(**given)
 

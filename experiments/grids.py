@@ -37,7 +37,6 @@ STARTS: dict[str, dict[str, object]] = {
     "task words": {"init_text": "table to text :"},
 }
 KINDS = ("encoder", "decoder", "cross")
-RATES = (0.25, 1.0, 4.0, 16.0)  # times a method's own
 VARIANTS: tuple[tuple[str, dict[str, object]], ...] = (
     ("prefix", {}),
     ("prefix", STARTS["task words"]),
@@ -110,7 +109,7 @@ def low_data(choice: Choice) -> list[Cell]:
     return [
         low_data_cell(choice, task, method, seed, examples, subset)
         for subset, seed, task, examples, method in product(
-            choice.subsets, choice.seeds, choice.tasks, LOW_DATA_STEPS, methods
+            choice.subsets, choice.seeds, choice.tasks, choice.examples, methods
         )
     ]
 
@@ -131,9 +130,9 @@ def curve(choice: Choice) -> list[Cell]:
 
 
 def low_data_cell(choice: Choice, task: str, method: str, seed: int, examples: int, subset: int) -> Cell:
-    """Steps by method and number of examples, batches of 10, as in the paper."""
+    """Steps by method and number of examples, as in the paper."""
     steps = LOW_DATA_STEPS[examples][method == "fine_tuning"]
-    return cell_of(choice, task, method, seed, examples=examples, subset=subset, steps=steps, batch_size=10)
+    return cell_of(choice, task, method, seed, examples=examples, subset=subset, steps=steps)
 
 
 def starts(choice: Choice) -> list[Cell]:
@@ -141,7 +140,7 @@ def starts(choice: Choice) -> list[Cell]:
     return [
         low_data_cell(choice, task, "prefix", seed, examples, subset).with_knobs(**start)
         for subset, seed, task, examples, start in product(
-            choice.subsets, choice.seeds, choice.tasks, LOW_DATA_STEPS, STARTS.values()
+            choice.subsets, choice.seeds, choice.tasks, choice.examples, STARTS.values()
         )
     ]
 
@@ -167,7 +166,7 @@ def projections(choice: Choice) -> list[Cell]:
     """Flat and through the MLP, at several learning rates."""
     return [
         replace(cell_of(choice, task, method, seed), learning_rate=times * METHODS[method].learning_rate)
-        for seed, task, method, times in product(choice.seeds, choice.tasks, ("prefix", "prefix_mlp"), RATES)
+        for seed, task, method, times in product(choice.seeds, choice.tasks, ("prefix", "prefix_mlp"), choice.rates)
     ]
 
 
@@ -188,7 +187,7 @@ def tuning(choice: Choice) -> list[Cell]:
         for task, seed, method in product(choice.tasks, choice.seeds, methods)
     ]
     return [
-        replace(cell, learning_rate=times * METHODS[cell.method].learning_rate) for times, cell in product(RATES, cells)
+        replace(cell, learning_rate=times * METHODS[cell.method].learning_rate) for times, cell in product(choice.rates, cells)
     ]
 
 

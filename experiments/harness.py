@@ -79,7 +79,7 @@ def run(cell: Cell, experiment: str, place: Place, learning_rate: float) -> Resu
         with accelerator.autocast():
             scores, samples = judge(cell, model.eval(), tokenizer, judged)
     return Result(
-        cell, experiment, trained_parameters(model), size, learning_rate, round(seconds, 1), scores, samples, _made_on()
+        cell, experiment, trained_parameters(model), size, learning_rate, round(seconds, 1), scores, samples, _made_on(place)
     )
 
 
@@ -122,6 +122,7 @@ def _form(cell: Cell, model: Any) -> dict[str, Any]:
     return {"is_encoder_decoder": seq2seq, "separator": None if seq2seq else cell.separator}
 
 
-def _made_on() -> dict[str, object]:
+def _made_on(place: Place) -> dict[str, object]:
     found = machine.describe("cpu")
-    return {key: found[key] for key in ("processor", "threads", *machine.PACKAGES)}
+    described = {key: found[key] for key in ("processor", "threads", *machine.PACKAGES)}
+    return described | {"mixed_precision": place.mixed_precision}

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .catalogue import EXPERIMENTS
 from .cell import Result
-from .experiment import Experiment
+from .experiment import Choice, Experiment
 from .findings import FINDINGS, INTRODUCTION
 from .plots import draw
 from .report import shown
@@ -41,14 +41,18 @@ def _section(experiment: Experiment, base: str, results: Sequence[Result], path:
 
 def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
     hours = sum(result.seconds for result in results) / 3600
-    cell, steps = results[0].cell, {result.cell.steps for result in results}
-    seeds = " ".join(map(str, sorted({result.cell.seed for result in results})))
-    option = (
-        f" --steps {cell.steps}" if len(steps) == 1 else ""
-    ) + f" --max-records {cell.max_records or 0} --seeds {seeds}"
-    if cell.examples is not None:
-        option += f" --draws {len({result.cell.subset for result in results})}"
+    cell, made_on = results[0].cell, results[0].made_on
+    options = {
+        "steps": cell.steps if len({result.cell.steps for result in results}) == 1 else None,
+        "batch-size": cell.batch_size if cell.batch_size != Choice.batch_size else None,
+        "beams": cell.num_beams if cell.num_beams not in (0, Choice.num_beams) else None,
+        "max-records": cell.max_records or 0,
+        "seeds": " ".join(map(str, sorted({result.cell.seed for result in results}))),
+        "draws": None if cell.examples is None else len({result.cell.subset for result in results}),
+        "mixed-precision": "no" if made_on.get("mixed_precision") == "no" else None,
+    }
+    given = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
     return (
-        f"`python experiments {experiment.name} --base {cell.base}{option}`, {len(results)} cells, "
+        f"`python experiments {experiment.name} --base {cell.base}{given}`, {len(results)} cells, "
         f"{hours:.1f} hours of training; {cell.max_records or 'all'} records of each split, beams: {cell.num_beams}."
     )

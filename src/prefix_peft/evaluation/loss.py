@@ -28,7 +28,9 @@ def target_loss(model: nn.Module, batch: dict[str, Tensor], is_encoder_decoder: 
         inputs = {key: value for key, value in batch.items() if key != "labels"}
         first = max(1, int((labels != IGNORED).any(0).int().argmax()))  # column with a target in any row
         kept = labels.shape[1] - first + 1
-        fewer = {"logits_to_keep": kept} if _computes_last_logits(model) else {}
+        # columns, not a number: the states they take are a copy, which a frozen head multiplies at once, not row by row
+        columns = torch.arange(first - 1, labels.shape[1], device=labels.device)
+        fewer = {"logits_to_keep": columns} if _computes_last_logits(model) else {}
         logits, labels = model(**inputs, use_cache=False, **fewer).logits[:, -kept:-1], labels[:, first:]
     loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
     return loss, (labels != IGNORED).sum()
