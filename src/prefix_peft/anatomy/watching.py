@@ -103,10 +103,8 @@ class _Observer:
         self.first: dict[str, tuple[Tensor, Tensor]] = {}  # of each site's first call: keys and values
         self.stand_ins: dict[str, Tensor] = {}
 
-    def see(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, turn: int) -> Tensor | None:
+    def see(self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, turn: int) -> Tensor:
         """A call at the door; what is returned stands in for the attention."""
-        if _asks_the_same_everywhere(query):
-            return None
         self._note(module, key, value)
         self._note_turn(self.names[module], key, value, turn)
         stand_in = no_attention(module, query, key, value, turn).requires_grad_()
@@ -193,9 +191,3 @@ class _Observer:
         keys = self.keys
         spread = [keys[i * (len(keys) - 1) // FINGERPRINT_SITES] for i in range(FINGERPRINT_SITES + 1)]
         return [float(f"{number:.4g}") for number in torch.cat(spread).tolist()]
-
-
-def _asks_the_same_everywhere(query: Tensor) -> bool:
-    """Whether queries (B, H, T, D_k) are one parameter for every head: then tokens stand where heads do, and what each
-    of them chooses among are layers (Inkling 2)."""
-    return query.shape[1] > 1 and query.stride(1) == 0
