@@ -64,8 +64,8 @@ with model.disable_adapter():
     print(write(model, record["source"]))
 
 # %% [markdown]
-# **Train** it like any model. Only the prefix has gradients, so it can take large steps: a learning rate of 0.2 or so
-# is usual.
+# **Train** it like any model. Only the prefix has gradients, so it can take large steps: a learning rate of 0.2 for
+# so small a base, about 0.05 for others.
 
 # %%
 from functools import partial

@@ -122,7 +122,7 @@ def test_frozen_tokens_come_from_the_checkpoint(folder, tmp_path, monkeypatch):
 
 def test_a_checkpoint_of_another_run_is_refused(folder, tmp_path):
     train(options(folder, tmp_path, save_steps=8))
-    with pytest.raises(ValueError, match=r"other arguments: learning_rate was 0.2, is now 0.5; seed was 42, is now 7"):
+    with pytest.raises(ValueError, match=r"other arguments: learning_rate was 0.05, is now 0.5; seed was 42, is now 7"):
         train(options(folder, tmp_path, learning_rate=0.5, seed=7, resume_from_checkpoint="last"))
     with pytest.raises(FileNotFoundError, match="nothing is no training checkpoint"):
         train(options(folder, tmp_path, resume_from_checkpoint=str(tmp_path / "nothing")))

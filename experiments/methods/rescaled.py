@@ -20,7 +20,7 @@ CHILD = "rescaling"
 class Rescaling(nn.Module):
     """A hook of one site's encoder: what training has changed counts ``factors`` times, in keys and in values."""
 
-    def __init__(self, start: tuple[Tensor, Tensor], factors: tuple[float, float]) -> None:
+    def __init__(self, start: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor]) -> None:
         super().__init__()
         self.factors = factors
         for name, part in zip(("key", "value"), start, strict=True):
@@ -41,13 +41,16 @@ def rescale(model: PeftModel, settings: Settings) -> PeftModel:
         encoder = layer.encoder("default")
         with torch.no_grad():
             start = encoder()
-        sizes = [_size(part) if settings.relative_scale else 1.0 for part in start]
+            sizes = [_size(part, settings.relative_scale) for part in start]
         rescaling = Rescaling(start, (scales[0] * sizes[0], scales[1] * sizes[1]))
         encoder.add_module(CHILD, rescaling)
         encoder.register_forward_hook(rescaling)
     return model
 
 
-def _size(part: Tensor) -> float:
-    """The root of the mean square."""
-    return part.square().mean().sqrt().item()
+def _size(part: Tensor, relative: bool | str) -> Tensor:
+    """The root of the mean square of keys or values (G, P, D): of all, or of each virtual token (1, P, 1)."""
+    if not relative:
+        return part.new_ones(())
+    squares = part.square()
+    return (squares.mean(dim=(0, 2), keepdim=True) if relative == "token" else squares.mean()).sqrt()

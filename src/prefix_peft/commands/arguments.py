@@ -77,7 +77,7 @@ class RunArguments:
     """How a prefix is trained: steps, batches and learning rate, and what is written when."""
 
     output_dir: str = field(default="", metadata={"help": "Where the prefix, its card, log and checkpoints go."})
-    learning_rate: float | None = option(None, "Default: 2e-1 for a flat prefix, 1e-3 with --prefix-projection.")
+    learning_rate: float | None = option(None, "Default: 5e-2 for a flat prefix, 1e-3 with --prefix-projection.")
     objective: str = option(
         "token_mean",
         "What a step lowers: the mean over its target tokens; or, as in the paper's code, the sum over each sentence's "
@@ -160,7 +160,7 @@ class TrainArguments(RunArguments, DataArguments):
         if self.too_long not in TOO_LONG:
             raise ValueError(f"--too-long must be one of {list(TOO_LONG)}, got {self.too_long!r}.")
         if self.learning_rate is None:
-            self.learning_rate: float | None = 1e-3 if self.prefix_projection else 2e-1
+            self.learning_rate: float | None = 1e-3 if self.prefix_projection else 5e-2
 
 
 @dataclass
