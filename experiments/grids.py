@@ -188,7 +188,8 @@ def tuning(choice: Choice) -> list[Cell]:
         for task, seed, method in product(choice.tasks, choice.seeds, methods)
     ]
     return [
-        replace(cell, learning_rate=times * METHODS[cell.method].learning_rate) for times, cell in product(choice.rates, cells)
+        replace(cell, learning_rate=times * METHODS[cell.method].learning_rate)
+        for times, cell in product(choice.rates, cells)
     ]
 
 

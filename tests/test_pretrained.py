@@ -10,7 +10,9 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-gguf = pytest.importorskip("gguf", reason="the weights lie in a GGUF file: pip install prefix-peft[experiments]")
+pytest.importorskip("gguf", reason="the weights lie in a GGUF file: pip install prefix-peft[experiments]")
+
+import gguf
 
 from experiments.pretrained import MEMBER, main, write
 from prefix_peft.commands.models import load_base
@@ -24,8 +26,8 @@ CONFIG = LlamaConfig(
 )  # fmt: skip
 NAMES = {
     "self_attn.q_proj": "attn_q", "self_attn.k_proj": "attn_k", "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up", "mlp.down_proj": "ffn_down",
-    "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
+    "self_attn.o_proj": "attn_output", "mlp.gate_proj": "ffn_gate", "mlp.up_proj": "ffn_up",
+    "mlp.down_proj": "ffn_down", "input_layernorm": "attn_norm", "post_attention_layernorm": "ffn_norm",
 }  # fmt: skip
 
 
