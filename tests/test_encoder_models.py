@@ -77,6 +77,9 @@ def wrapped(base, task, through="wrap"):
     return peft.get_peft_model(base, PrefixConfig(num_virtual_tokens=P, task_type=task, **head))
 
 
+ANSWERS = "qa_outputs.modules_to_save"
+
+
 def is_head(name):
     return ".modules_to_save." in name
 
@@ -93,7 +96,9 @@ def test_prefix_and_head_learn_and_nothing_else_does(family, task, through):
     model(**inputs, **targets).loss.backward()
     optimizer.step()
     changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
-    assert changed == {name for name in before if "prefix_kv_encoder" in name or is_head(name)}
+    learning = {name for name in before if "prefix_kv_encoder" in name or is_head(name)}
+    # an answer's bias is in all terms of a softmax over the tokens: its gradient is zero, but for rounding
+    assert {name for name in learning if not name.endswith(f"{ANSWERS}.default.bias")} <= changed <= learning
     assert any(map(is_head, changed))
     for name, parameter in tiny.prefix_parameters(model).items():
         assert parameter.grad.isfinite().all() and parameter.grad.abs().max() > 0, name

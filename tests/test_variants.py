@@ -213,6 +213,6 @@ def test_every_variant_can_be_prepared_and_told_from_the_others(tmp_path):
     tiny.tokenizer().save_pretrained(tmp_path)
     experiment = EXPERIMENTS["variants"]
     cells = experiment.cells(Choice(str(tmp_path), ("e2e",), (0,)))
-    assert len({experiment.line(cell) for cell in cells}) == len(cells) == 19
+    assert len({experiment.line(cell) for cell in cells}) == len(cells) == 20
     assert {"prefix", "prefix, gate", "decoupled, memory rank 10"} <= set(map(experiment.line, cells))
     assert all(trained_parameters(prepared_cell(cell, tiny.build("gpt2"))) for cell in cells)
