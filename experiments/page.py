@@ -9,6 +9,7 @@ from .catalogue import EXPERIMENTS
 from .cell import Result
 from .experiment import Choice, Experiment
 from .findings import FINDINGS, INTRODUCTION
+from .methods import METHODS
 from .plots import draw
 from .report import shown
 from .store import Store
@@ -42,7 +43,10 @@ def _section(experiment: Experiment, base: str, results: Sequence[Result], path:
 def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
     hours = sum(result.seconds for result in results) / 3600
     cell, made_on = results[0].cell, results[0].made_on
+    tasks = dict.fromkeys(result.cell.task for result in results)
     options = {
+        "tasks": " ".join(tasks) if tasks.keys() != set(experiment.tasks) else None,
+        "rates": _rates(results) if experiment.x == "learning_rate" else None,
         "steps": cell.steps if len({result.cell.steps for result in results}) == 1 else None,
         "batch-size": cell.batch_size if cell.batch_size != Choice.batch_size else None,
         "beams": cell.num_beams if cell.num_beams not in (0, Choice.num_beams) else None,
@@ -56,3 +60,9 @@ def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
         f"`python experiments {experiment.name} --base {cell.base}{given}`, {len(results)} cells, "
         f"{hours:.1f} hours of training; {cell.max_records or 'all'} records of each split, beams: {cell.num_beams}."
     )
+
+
+def _rates(results: Sequence[Result]) -> str | None:
+    """The learning rates that were tried, times a method's own, where they are not those that an experiment tries."""
+    times = {float(f"{r.cell.learning_rate / METHODS[r.cell.method].learning_rate:.6g}") for r in results}
+    return None if times == set(Choice.rates) else " ".join(f"{rate:g}" for rate in sorted(times))

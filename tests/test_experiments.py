@@ -215,6 +215,25 @@ def test_the_page_says_how_many_draws_its_command_takes(tmp_path):
     ]
 
 
+def test_the_page_prints_the_command_that_makes_its_figures(tmp_path):
+    small = {"batch_size": 5, "num_beams": 1, "steps": 30, "max_records": 20}
+    choice = Choice("tiny", ("dart",), (0,), ("lora", "prefix"), **small, rates=(0.5, 2.0))
+    store = Store(tmp_path)
+    for cell in grids.tuning(choice):
+        store.add(result_of(cell, experiment="tune", made_on={"mixed_precision": "no"}))
+    for cell in grids.table(replace(choice, tasks=("webnlg", "e2e", "dart"))):
+        store.add(result_of(cell))
+    write_page(store, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text("utf-8")
+    assert (
+        "`python experiments tune --base tiny --tasks dart --rates 0.5 2 --steps 30 --batch-size 5 --max-records 20 "
+        "--seeds 0 --mixed-precision no`" in page
+    )
+    assert (
+        "`python experiments table --base tiny --steps 30 --batch-size 5 --beams 1 --max-records 20 --seeds 0`" in page
+    )
+
+
 def drawn(experiment: str, results: list[Result], monkeypatch: pytest.MonkeyPatch) -> Any:
     """The picture, before it becomes a file."""
     figure, pictures = pytest.importorskip("matplotlib.figure"), []
