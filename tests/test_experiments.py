@@ -139,6 +139,8 @@ def test_few_examples_are_trained_on_for_the_papers_steps():
     steps = {(cell.examples, cell.method): cell.steps for cell in cells}
     assert [steps[size, "prefix"] for size in (50, 100, 200, 500)] == [200, 200, 200, 400]
     assert [steps[size, "fine_tuning"] for size in (50, 100, 200, 500)] == [100, 100, 200, 400]
+    fewer = grids.low_data(Choice("tiny", ("e2e",), (0,), examples=(50,), batch_size=5))
+    assert {(cell.examples, cell.batch_size) for cell in fewer} == {(50, 5)}
 
 
 def test_untuned_cells_have_the_rate_of_the_command_line():
@@ -279,6 +281,9 @@ def test_what_cannot_be_run_is_said(tmp_path, capsys):
         (["table", "places", *placed, "--methods", "lora"], "lora is not among prefix, infix, embedding"),
         (["table", "untuned", *placed, "--methods", "lora"], "lora is not among prefix, peft_prefix"),
         (["table", *placed, "--recipes"], "tiny"),
+        (["table", *placed, "--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["table", *placed, "--beams", "-1"], "num_beams must be at least 0, got -1"),
+        (["low-data", *placed, "--examples", "30"], "invalid choice: 30 (choose from 50, 100, 200, 500)"),
     ):
         with pytest.raises(SystemExit):
             main(command)
