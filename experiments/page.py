@@ -43,13 +43,14 @@ def _section(experiment: Experiment, base: str, results: Sequence[Result], path:
 def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
     hours = sum(result.seconds for result in results) / 3600
     cell, made_on = results[0].cell, results[0].made_on
+    by_loss = cell.splits == ("validation",)  # whatever beams are asked for
     tasks = dict.fromkeys(result.cell.task for result in results)
     options = {
         "tasks": " ".join(tasks) if tasks.keys() != set(experiment.tasks) else None,
         "rates": _rates(results) if experiment.x == "learning_rate" else None,
         "steps": cell.steps if len({result.cell.steps for result in results}) == 1 else None,
         "batch-size": cell.batch_size if cell.batch_size != Choice.batch_size else None,
-        "beams": cell.num_beams if cell.num_beams not in (0, Choice.num_beams) else None,
+        "beams": None if by_loss or cell.num_beams == Choice.num_beams else cell.num_beams,
         "max-records": cell.max_records or 0,
         "seeds": " ".join(map(str, sorted({result.cell.seed for result in results}))),
         "draws": None if cell.examples is None else len({result.cell.subset for result in results}),

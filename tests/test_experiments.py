@@ -225,8 +225,11 @@ def test_the_page_prints_the_command_that_makes_its_figures(tmp_path):
         store.add(result_of(cell, experiment="tune", made_on={"mixed_precision": "no"}))
     for cell in grids.table(replace(choice, tasks=("webnlg", "e2e", "dart"))):
         store.add(result_of(cell))
+    for cell in grids.untuned(replace(choice, methods=None, num_beams=0)):
+        store.add(result_of(cell, experiment="untuned"))
     write_page(store, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text("utf-8")
+    assert "untuned --base tiny --tasks dart --steps 30 --batch-size 5 --beams 0 --max-records 20" in page
     assert (
         "`python experiments tune --base tiny --tasks dart --rates 0.5 2 --steps 30 --batch-size 5 --max-records 20 "
         "--seeds 0 --mixed-precision no`" in page
