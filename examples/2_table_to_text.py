@@ -72,6 +72,7 @@ trained = train(
         separator=SEPARATOR,
         num_virtual_tokens=10,
         learning_rate=LEARNING_RATE,
+        scale_parameter=False,
         max_steps=STEPS,
         per_device_train_batch_size=8,
         eval_steps=STEPS // 4,

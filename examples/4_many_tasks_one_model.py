@@ -70,6 +70,7 @@ for task in TASKS:
         separator=SEPARATOR,
         num_virtual_tokens=8,
         learning_rate=0.2,
+        scale_parameter=False,
         num_train_epochs=1,
         logging_steps=1,
     )

@@ -44,6 +44,7 @@ for name, seed in (("one", 1), ("two", 2)):
             separator=SEPARATOR,
             num_virtual_tokens=8,
             learning_rate=LEARNING_RATE,
+            scale_parameter=False,
             max_steps=60,
             eval_steps=60,
             seed=seed,

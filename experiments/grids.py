@@ -15,6 +15,7 @@ LARGE = "adapter_3pct"  # the paper's larger adapter, of 3 % of the base's numbe
 TABLE = (
     "none",
     "prefix",
+    "prefix_scaled",
     "prefix_mlp",
     "fine_tuning",
     "ft_top2",
@@ -24,7 +25,7 @@ TABLE = (
     "peft_prefix",
     "peft_prompt",
 )
-UNTUNED = {"prefix": 5e-2, "peft_prefix": 1e-2}  # the rate of `prefix-peft train`, and of PEFT's example
+UNTUNED = {"prefix_scaled": 2e-1, "peft_prefix": 1e-2}  # the rate of `prefix-peft train`, and of PEFT's example
 # Optimizer steps of prefix-tuning and of fine-tuning at each number of examples: the paper, appendix
 LOW_DATA_STEPS = {50: (200, 100), 100: (200, 100), 200: (200, 200), 500: (400, 400)}
 CURVE = (400, 2000, 8000, 32000)  # pairs of E2E: 1 %, 5 %, 19 % and 76 %
@@ -49,7 +50,7 @@ VARIANTS: tuple[tuple[str, dict[str, object]], ...] = (
     ("prefix", {"value_scale": 0.1}),
     ("prefix", {"value_scale": 4.0}),
     ("prefix", {"relative_scale": True}),
-    ("prefix", {"relative_scale": "token"}),
+    ("prefix_scaled", {}),
     ("prefix", {"layers": "lower"}),
     ("prefix", {"layers": "upper"}),
     ("prefix_mlp", {"encoder_hidden_size": 512}),

@@ -146,7 +146,7 @@ def test_few_examples_are_trained_on_for_the_papers_steps():
 def test_untuned_cells_have_the_rate_of_the_command_line():
     rates = {cell.method: cell.learning_rate for cell in grids.untuned(Choice("tiny", ("e2e",), (0,)))}
     assert rates == {
-        "prefix": TrainArguments(model="tiny", output_dir="out", train_file="pairs.jsonl").learning_rate,
+        "prefix_scaled": TrainArguments(model="tiny", output_dir="out", train_file="pairs.jsonl").learning_rate,
         "peft_prefix": 1e-2,
     }
 
@@ -282,7 +282,7 @@ def test_what_cannot_be_run_is_said(tmp_path, capsys):
         (["table", *placed, "--methods", "lore"], "unknown method 'lore'; choose from none, fine_tuning"),
         (["table", *placed, "--tasks", "xsun"], "unknown task 'xsun'; choose from webnlg, e2e"),
         (["table", "places", *placed, "--methods", "lora"], "lora is not among prefix, infix, embedding"),
-        (["table", "untuned", *placed, "--methods", "lora"], "lora is not among prefix, peft_prefix"),
+        (["table", "untuned", *placed, "--methods", "lora"], "lora is not among prefix_scaled, peft_prefix"),
         (["table", *placed, "--recipes"], "tiny"),
         (["table", *placed, "--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["table", *placed, "--beams", "-1"], "num_beams must be at least 0, got -1"),

@@ -24,7 +24,7 @@ def wrapped(family="llama", **options):
 
 def whole(model):
     """All of P, by site and kind."""
-    return {name: p.clone() for name, p in model.state_dict().items() if name.endswith(("p_key", "p_value"))}
+    return {name: p.clone() for name, p in model.state_dict().items() if name.endswith((".p_key", ".p_value"))}
 
 
 def train(model, family="llama", steps=3):
@@ -117,7 +117,7 @@ def test_a_random_start_has_the_first_token_of_all_texts_first():
     model, text = wrapped(num_frozen_tokens=1), torch.tensor([tiny.BOS])
     sink = prefix_peft.wrap(tiny.build("llama"), 1)
     initialize_kv_prefix_from_tokens(sink, text)
-    values = [name for name in whole(model) if name.endswith("p_value")]  # keys are rotated by where P begins
+    values = [name for name in whole(model) if name.endswith(".p_value")]  # keys are rotated by where P begins
     for name in values:
         torch.testing.assert_close(whole(model)[name][:, :1], whole(sink)[name], **ROUNDING)
 

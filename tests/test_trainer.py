@@ -11,12 +11,13 @@ import prefix_peft
 from prefix_peft import PrefixConfig
 
 P, ROWS, LENGTH, RATE = 3, 4, 7, 0.5
-# what a release does not hold whole: an MLP, digits beyond its precision; and what it holds in parts
+# what a release does not hold whole: an MLP, digits beyond its precision, units; and what it holds in parts
 FORMS = {
     "flat": {},
     "mlp": {"prefix_projection": True, "encoder_hidden_size": 13},
     "half": {"release_dtype": "bfloat16"},
     "sinks": {"num_frozen_tokens": 1},
+    "scaled": {"num_frozen_tokens": 1, "scale_parameter": True},
     "gate": {"gate": True},
 }
 ROUNDED = {"atol": 1e-5, "rtol": 1e-4}  # the same sums in another order, over five steps
@@ -109,7 +110,7 @@ def test_a_checkpoint_holds_the_prefix_and_what_it_trains_by(form, tmp_path):
     """P in the release, nothing of the base anywhere, and one file more only where P alone is not enough to go on."""
     trainer = trained(tmp_path, wrapped(**FORMS[form]), save_strategy="steps", save_steps=5)
     trainer.save_model(str(tmp_path / "release"))
-    more = {TRAINED} if form in ("mlp", "half") else set()
+    more = {TRAINED} if form in ("mlp", "half", "scaled") else set()
     assert {path.name for path in (tmp_path / "checkpoint-5").iterdir()} == RELEASE | TRAINERS_OWN | more
     assert {path.name for path in (tmp_path / "release").iterdir()} == RELEASE | {"training_args.bin"}
     numbers = 3 * 2 * (P * (14 + 14) + (form == "gate"))  # layers, heads, P of two widths, a gate
@@ -119,7 +120,8 @@ def test_a_checkpoint_holds_the_prefix_and_what_it_trains_by(form, tmp_path):
         assert (tmp_path / directory / "adapter_model.safetensors").stat().st_size < 4 * numbers + 2048
     if more:
         kept = load_file(tmp_path / "checkpoint-5" / TRAINED)
-        prefix = {name.replace(".default", ""): value for name, value in values(trainer.model).items()}
+        held = trainer.model.state_dict()
+        prefix = {name.replace(".default", ""): held[name] for name in held if "prefix_kv" in name}
         assert kept.keys() == prefix.keys() and all(torch.equal(kept[name], prefix[name]) for name in prefix)
 
 

@@ -216,7 +216,7 @@ def test_a_closed_gate_starts_at_the_reference(tmp_path):
     assert logged(trainer, "loss") == pytest.approx([math.log(2)], rel=1e-6)
 
 
-STARTS = FORMS | {"sinks": {"num_frozen_tokens": 2}}
+STARTS = FORMS | {"sinks": {"num_frozen_tokens": 2}, "scaled": {"scale_parameter": True}}
 
 
 # PEFT looks for the letters of an adapter's name in "prefix_kv_", and finds them; nothing comes of it

@@ -7,7 +7,7 @@ from .method import Method as Method
 from .method import seeded
 from .method import trained_parameters as trained_parameters
 from .peers import add_adaption_prompt, add_lora, add_peft_prefix, add_peft_prefix_mlp
-from .prefixes import add_prefix, add_prefix_mlp, add_prefix_shared
+from .prefixes import add_prefix, add_prefix_mlp, add_prefix_scaled, add_prefix_shared
 from .prompts import add_embeddings, add_prompt
 from .settings import Settings as Settings
 from .sizes import count_at as count_at
@@ -27,6 +27,10 @@ _ALL = (
     ),
     Method("lora", "low-rank changes of weights, by PEFT (Hu et al. 2021)", 1e-3, seeded(add_lora), "rank"),
     Method("prefix", f"flat prefix, by prefix-peft ({_PAPER})", 1e-1, seeded(add_prefix), _TOKENS),
+    Method(
+        "prefix_scaled", "flat prefix, its tokens in units of their own size (scale_parameter), by prefix-peft", 2e-1,
+        seeded(add_prefix_scaled), _TOKENS,
+    ),
     Method(
         "prefix_mlp", f"prefix through an MLP, by prefix-peft ({_PAPER}, section 4.3)", 1e-3, seeded(add_prefix_mlp),
         _WIDTH,

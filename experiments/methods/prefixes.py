@@ -27,6 +27,11 @@ def add_prefix_mlp(base: PreTrainedModel, settings: Settings) -> PeftModel:
     return add_prefix(base, settings, prefix_projection=True, encoder_hidden_size=settings.encoder_hidden_size)
 
 
+def add_prefix_scaled(base: PreTrainedModel, settings: Settings) -> PeftModel:
+    """A flat prefix whose virtual tokens train in units of their own size."""
+    return add_prefix(base, settings, scale_parameter=True)
+
+
 def add_prefix_shared(base: PreTrainedModel, settings: Settings) -> PeftModel:
     """A prefix that starts as a flat one, and moves by what is made of a latent."""
     return rescale(share(_attached(base, settings), settings), settings)

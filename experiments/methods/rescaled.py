@@ -41,16 +41,9 @@ def rescale(model: PeftModel, settings: Settings) -> PeftModel:
         encoder = layer.encoder("default")
         with torch.no_grad():
             start = encoder()
-            sizes = [_size(part, settings.relative_scale) for part in start]
+            relative = settings.relative_scale
+            sizes = [part.square().mean().sqrt() if relative else part.new_ones(()) for part in start]
         rescaling = Rescaling(start, (scales[0] * sizes[0], scales[1] * sizes[1]))
         encoder.add_module(CHILD, rescaling)
         encoder.register_forward_hook(rescaling)
     return model
-
-
-def _size(part: Tensor, relative: bool | str) -> Tensor:
-    """The root of the mean square of keys or values (G, P, D): of all, or of each virtual token (1, P, 1)."""
-    if not relative:
-        return part.new_ones(())
-    squares = part.square()
-    return (squares.mean(dim=(0, 2), keepdim=True) if relative == "token" else squares.mean()).sqrt()

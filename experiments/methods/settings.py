@@ -35,8 +35,7 @@ class Settings:
     prefix_dropout: float = 0.0
     key_scale: float = 1.0  # a prefix's keys move so many times as fast as the learning rate says,
     value_scale: float = 1.0  # and its values,
-    # times the root mean square with which the keys, or values, of each site start; 'token': of each virtual token
-    relative_scale: bool | str = False
+    relative_scale: bool = False  # times the root mean square with which the keys, or values, of each site start
     seed: int = 0  # of the random start
 
     def __post_init__(self) -> None:

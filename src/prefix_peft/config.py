@@ -24,8 +24,8 @@ GATES = (False, True, "token")
 DTYPES = ("float32", "bfloat16", "float16")
 # What describes how a prefix is trained, not what it is: a release holds P alone, so these return to their defaults.
 TRAINING_FIELDS = (
-    "prefix_projection", "encoder_hidden_size", "prefix_dropout", "init_text", "tokenizer_name_or_path",
-    "attention_form",
+    "prefix_projection", "encoder_hidden_size", "scale_parameter", "prefix_dropout", "init_text",
+    "tokenizer_name_or_path", "attention_form",
 )  # fmt: skip
 
 
@@ -98,6 +98,13 @@ class PrefixConfig(PeftConfig):
     encoder_hidden_size: int = field(
         default=512, metadata={"help": "Width of that MLP and of its input: 512 for table-to-text, 800 for summaries."}
     )
+    scale_parameter: bool = field(
+        default=False,
+        metadata={
+            "help": "Train each virtual token in units of its own size (keys: an eighth of it), so that one learning "
+            "rate suits all: 0.2."
+        },
+    )
     prefix_dropout: float = field(
         default=0.0, metadata={"help": "Dropout on the prefix's keys and values in training."}
     )
@@ -156,7 +163,7 @@ class PrefixConfig(PeftConfig):
         check_count("num_virtual_tokens", self.num_virtual_tokens)
         check_count("encoder_hidden_size", self.encoder_hidden_size)
         self._check_pattern()
-        self._check_frozen()
+        self._check_parts()
         check_types(self)
         self._check_expressions()
         self._check_sites()
@@ -205,13 +212,18 @@ class PrefixConfig(PeftConfig):
         layers = [self.layers_pattern] if isinstance(self.layers_pattern, str) else self.layers_pattern or []
         check_expressions("layers_pattern", [rf".*\.{pattern}\.(\d+)\." for pattern in layers])  # as PEFT uses them
 
-    def _check_frozen(self) -> None:
+    def _check_parts(self) -> None:
         check_count("num_frozen_tokens", self.num_frozen_tokens, least=0)
         shortest = min([self.num_virtual_tokens, *self.num_virtual_tokens_pattern.values()])
         if self.num_frozen_tokens >= shortest:
             raise ValueError(
                 f"num_frozen_tokens={self.num_frozen_tokens} leaves nothing to train of {shortest} virtual tokens; "
                 "1 makes an attention sink."
+            )
+        if self.scale_parameter and self.prefix_projection:
+            raise ValueError(
+                "scale_parameter=True needs a flat prefix: with prefix_projection what trains are the weights of an "
+                "MLP. Leave one of the two out."
             )
         if self.num_frozen_tokens and self.prefix_projection:
             raise ValueError(

@@ -28,8 +28,8 @@ from .gathering import check_weights_are_here
 from .hook import CHILD, Call, calling, current_call, install
 from .initialize import start, starting_tokens
 from .layer import BASE, PrefixLayer, check_names, prefix_layers
+from .parts import PartedEncoder, take_parts_of_twin
 from .resuming import TRAINED_NAME, is_more_than_its_release, trained_tensors
-from .sinks import SinkEncoder, take_frozen_of_twin
 
 
 class PrefixModel(BaseTuner):
@@ -48,7 +48,7 @@ class PrefixModel(BaseTuner):
             start(model, adapter_name, self._tokens)
             for layer in prefix_layers(model):
                 if adapter_name in layer.config:
-                    take_frozen_of_twin(layer, adapter_name)
+                    take_parts_of_twin(layer, adapter_name)
         except Exception:
             self.peft_config.pop(adapter_name, None)
             _detach(model, adapter_name)
@@ -97,8 +97,8 @@ class PrefixModel(BaseTuner):
 
     def _encoder(self, config: PrefixConfig, site: Site) -> FlatEncoder | MLPEncoder:
         length = config.length_at(site.name)
-        if config.num_frozen_tokens:
-            return SinkEncoder(site, length, config.num_frozen_tokens, gate=config.gate)
+        if config.num_frozen_tokens or config.scale_parameter:
+            return PartedEncoder(site, length, config)
         if not config.prefix_projection:
             return FlatEncoder(site, length, gate=config.gate)
         owns_trunk = not self._trunks

@@ -1,9 +1,9 @@
 """What a checkpoint of a trainer holds beside the release: the numbers that were trained, where they are not P itself.
 
-A release is P alone, from which neither an MLP (``prefix_projection``) nor digits that were rounded away
-(``release_dtype``) come back. So ``save_pretrained`` writes `TRAINED_NAME` as well, but only into a directory named
-``checkpoint-STEP``, as transformers' and TRL's trainers name theirs; and ``load_adapter`` reads it into a prefix that
-trains in the same way. Whoever loads the directory as a release never opens it.
+A release is P alone, from which neither an MLP (``prefix_projection``) nor units (``scale_parameter``) nor digits that
+were rounded away (``release_dtype``) come back. So ``save_pretrained`` writes `TRAINED_NAME` as well, but only into a
+directory named ``checkpoint-STEP``, as transformers' and TRL's trainers name theirs; and ``load_adapter`` reads it into
+a prefix that trains in the same way. Whoever loads the directory as a release never opens it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from .checkpoint import encoders_of
 from .config import PrefixConfig
+from .parts import join_parts
 
 TRAINED_NAME = "adapter_training.safetensors"
 RELEASE: str = "sha256 of " + SAFETENSORS_WEIGHTS_NAME  # of the release with which the file was written
@@ -37,16 +38,18 @@ def is_checkpoint(directory: str | os.PathLike[str]) -> bool:
 
 def is_more_than_its_release(config: PrefixConfig) -> bool:
     """Whether a prefix trains on numbers that its release does not hold."""
-    return not config.inference_mode and (config.prefix_projection or config.release_dtype != "float32")
+    in_other_numbers = config.prefix_projection or config.scale_parameter or config.release_dtype != "float32"
+    return not config.inference_mode and in_other_numbers
 
 
 def save_trained(model: nn.Module, adapter_name: str, state_dict: dict[str, Tensor], directory: Path) -> None:
     """Write what ``state_dict`` has of a prefix beside its release, which is already in ``directory``."""
-    tensors = {
-        f"{path.removesuffix(f'.{adapter_name}')}.{key}": state_dict[f"{path}.{key}"].detach().contiguous()
-        for path, encoder in encoders_of(model, adapter_name)
-        for key in encoder.state_dict()
-    }
+    tensors: dict[str, Tensor] = {}
+    for path, _ in encoders_of(model, adapter_name):
+        own = {key.removeprefix(path): value for key, value in state_dict.items() if key.startswith(f"{path}.")}
+        join_parts(own, ".")
+        released = path.removesuffix(f".{adapter_name}")
+        tensors |= {f"{released}{key}": value.detach().contiguous() for key, value in own.items()}
     save_file(tensors, directory / TRAINED_NAME, metadata={RELEASE: _digest(directory)})
 
 

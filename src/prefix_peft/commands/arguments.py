@@ -77,7 +77,9 @@ class RunArguments:
     """How a prefix is trained: steps, batches and learning rate, and what is written when."""
 
     output_dir: str = field(default="", metadata={"help": "Where the prefix, its card, log and checkpoints go."})
-    learning_rate: float | None = option(None, "Default: 5e-2 for a flat prefix, 1e-3 with --prefix-projection.")
+    learning_rate: float | None = option(
+        None, "Default: 0.2 for a flat prefix, 5e-2 with --no-scale-parameter, 1e-3 with --prefix-projection."
+    )
     objective: str = option(
         "token_mean",
         "What a step lowers: the mean over its target tokens; or, as in the paper's code, the sum over each sentence's "
@@ -146,6 +148,10 @@ class TrainArguments(RunArguments, DataArguments):
     num_virtual_tokens: int = option(20, "P: the length of the prefix.")
     prefix_projection: bool = option(False, "Train through the paper's MLP, which the release folds away.")
     encoder_hidden_size: int = option(512, "Width of that MLP.")
+    scale_parameter: bool = option(
+        True,
+        "A flat prefix's virtual tokens train in units of their own size, so that one learning rate suits most bases.",
+    )
     prefix_dropout: float = option(0.0, "Dropout on the prefix while training.")
     base_dropout: bool = option(False, "Leave the frozen model's own dropout on; the paper's code has it off.")
     num_frozen_tokens: int = option(0, "The first so many virtual tokens keep their start, as attention sinks.")
@@ -159,8 +165,10 @@ class TrainArguments(RunArguments, DataArguments):
             raise ValueError("give the data once: --train-file F.jsonl, or --task NAME [--data-dir DIR].")
         if self.too_long not in TOO_LONG:
             raise ValueError(f"--too-long must be one of {list(TOO_LONG)}, got {self.too_long!r}.")
+        if self.prefix_projection:
+            self.scale_parameter: bool = False  # an MLP has no such units
         if self.learning_rate is None:
-            self.learning_rate: float | None = 1e-3 if self.prefix_projection else 5e-2
+            self.learning_rate: float | None = 1e-3 if self.prefix_projection else 0.2 if self.scale_parameter else 5e-2
 
 
 @dataclass

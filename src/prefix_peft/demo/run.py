@@ -20,7 +20,9 @@ from .records import pairs
 
 BASE = Path(__file__).parent / "prefix-peft-demo-base"
 SEPARATOR = " =>"  # what stands between a record and what is said of it in the base's pretraining text
-LEARNING_RATE = 0.2  # on this task 0.05 gives 77 BLEU, 0.2 gives 99 and 0.5 gives 97
+# On this task 0.05 gives 77 BLEU, 0.2 gives 99 and 0.5 gives 97. In units of its own the prefix ends at 1.4 to 2 times
+# the loss, whatever the rate: so small a base has nothing that large steps could spoil.
+LEARNING_RATE = 0.2
 SHOWN = 8
 
 
@@ -39,8 +41,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = TrainArguments(
         model=str(BASE), train_file=str(files["train"]), validation_file=str(files["validation"]),
         output_dir=str(options.output_dir), separator=SEPARATOR, num_virtual_tokens=options.num_virtual_tokens,
-        max_steps=options.max_steps, learning_rate=LEARNING_RATE, per_device_train_batch_size=16, eval_steps=50,
-        seed=options.seed,
+        max_steps=options.max_steps, learning_rate=LEARNING_RATE, scale_parameter=False,
+        per_device_train_batch_size=16, eval_steps=50, seed=options.seed,
     )  # fmt: skip
     trained = train(arguments)
     scores, samples = show(trained, files["test"], options.output_dir, started)

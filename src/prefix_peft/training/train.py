@@ -30,7 +30,8 @@ def train(arguments: TrainArguments) -> Trained:
     Path(arguments.output_dir).mkdir(parents=True, exist_ok=True)  # what cannot be written to is said now
     model = wrap(
         base, arguments.num_virtual_tokens, prefix_projection=arguments.prefix_projection,
-        encoder_hidden_size=arguments.encoder_hidden_size, prefix_dropout=arguments.prefix_dropout,
+        encoder_hidden_size=arguments.encoder_hidden_size, scale_parameter=arguments.scale_parameter,
+        prefix_dropout=arguments.prefix_dropout,
         base_dropout=arguments.base_dropout, num_frozen_tokens=arguments.num_frozen_tokens, gate=arguments.gate,
         init_text=arguments.init_text,
     )  # fmt: skip
