@@ -22,6 +22,7 @@ def counts(L, d, P, m, r, h, z):
         "adapter": L * (2 * d + 2 * d * m + m + d),
         "lora": L * r * (d + 3 * d),
         "prefix": 2 * L * P * d,
+        "prefix_scaled": 2 * L * P * d,
         "prefix_mlp": P * h + h * h + h + 2 * L * d * (h + 1),
         "prefix_shared": P * z + 2 * L * d * z,
         "decoupled": 2 * L * r * d,

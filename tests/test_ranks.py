@@ -62,7 +62,7 @@ def test_one_process_takes_the_steps_of_a_loop(folder):
     base, tokenizer = load_base(str(run.BASE))
     texts = training_pairs(read_jsonl(folder / "data.jsonl"))
     pairs = encode_pairs(texts, tokenizer, is_encoder_decoder=False, separator=run.SEPARATOR)
-    model = prefix_peft.wrap(base, 4)
+    model = prefix_peft.wrap(base, 4, scale_parameter=True)
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, weight_decay=0.0)
     orders = [torch.randperm(9, generator=torch.Generator().manual_seed(1 + epoch)).tolist() for epoch in range(2)]

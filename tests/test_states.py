@@ -50,7 +50,7 @@ BROKEN = {
     "arguments": (said(arguments=5), "has arguments=5, which is of another type"),
     "parameter": (drop("parameter."), "parameter.* is not there, needed"),
     "frozen": (drop("frozen."), "frozen.* is not there, needed"),
-    "frozen shape": (put("frozen.", lambda t: t[:, :, :1].clone()), "frozen.* needed"),
+    "frozen shape": (put("frozen.", lambda t: t[:, :1, :1].clone()), "frozen.* needed"),
     "dtype": (put("parameter.", lambda t: t.double()), r"float64, needed .* float32"),
     "nan": (put("parameter.", lambda t: t.fill_(float("nan"))), "parameter.* holds NaN or infinity"),
     "moment": (put("optimizer.exp_avg.", lambda t: t[:1].clone()), "optimizer.exp_avg.* needed"),
