@@ -3,10 +3,10 @@
 Attention sinks (``num_frozen_tokens``): many models send the attention that they have no use for to the first token of
 a text, and suffer when it changes.
 
-Units (``scale_parameter``): the values of such a token are a fifth as large as those of its neighbours, and those of
-the last layers ten times as large as those of the first. A step of AdamW is as large for all of them. So each virtual
-token of each site trains in units of its own size, and a step moves it by a share of that; as Adafactor's steps are
-relative to a parameter (Shazeer & Stern 2018, section 8). Units are powers of two, by which nothing is rounded.
+Units (``scale_parameter``): in a Llama the values of such a token are a fifth to a third of its neighbours', and those
+of the last layers three times those of the first. A step of AdamW is as large for all of them. So each virtual token of
+each site trains in units of its own size, and a step moves it by a share of that; as Adafactor's steps are relative to
+a parameter (Shazeer & Stern 2018, section 8). Units are powers of two, by which nothing is rounded.
 """
 
 from __future__ import annotations
