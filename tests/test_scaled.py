@@ -13,7 +13,9 @@ from test_sinks import WEIGHTS, train, whole
 import prefix_peft
 from prefix_peft import PrefixConfig
 from prefix_peft.encoders import FlatEncoder
+from prefix_peft.gathering import full_prefix
 from prefix_peft.layer import prefix_layers
+from prefix_peft.resuming import TRAINED_NAME, save_trained
 
 P = 5
 FAMILIES = ["llama", "gpt2", "bart", "t5"]
@@ -129,6 +131,24 @@ def test_a_state_dict_goes_back_with_its_units():
     other.load_state_dict(model.state_dict())
     assert_equal(dict(model.named_buffers()), dict(other.named_buffers()))
     assert_equal(dict(model.named_parameters()), dict(other.named_parameters()))
+
+
+def test_a_twin_of_the_same_config_trains_in_the_same_units():
+    model = wrapped()
+    model.add_adapter("second", model.peft_config["default"])
+    for layer in prefix_layers(model):
+        assert_equal(*(dict(layer.encoder(name).named_buffers()) for name in ("default", "second")))
+
+
+def test_a_checkpoint_of_several_ranks_holds_what_one_of_one_does(tmp_path):
+    """What they gather has P in parts."""
+    model = wrapped(num_frozen_tokens=2)
+    train(model)
+    model.save_pretrained(tmp_path / "checkpoint-1")
+    save_trained(model, "default", full_prefix(model), tmp_path / "checkpoint-1")
+    gathered = load_file(tmp_path / "checkpoint-1" / TRAINED_NAME)
+    model.save_pretrained(tmp_path / "checkpoint-1")
+    assert_equal(gathered, load_file(tmp_path / "checkpoint-1" / TRAINED_NAME))
 
 
 def test_an_mlp_has_no_such_units():
