@@ -9,6 +9,7 @@ from .catalogue import EXPERIMENTS
 from .cell import Result
 from .experiment import Choice, Experiment
 from .findings import FINDINGS, INTRODUCTION
+from .grids import label
 from .methods import METHODS
 from .plots import draw
 from .report import shown
@@ -47,6 +48,8 @@ def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
     tasks = dict.fromkeys(result.cell.task for result in results)
     options = {
         "tasks": " ".join(tasks) if tasks.keys() != set(experiment.tasks) else None,
+        "methods": _methods(experiment, results) if experiment.line is label else None,
+        "examples": _examples(experiment, results) if experiment.x == "examples" else None,
         "rates": _rates(results) if experiment.x == "learning_rate" else None,
         "steps": cell.steps if len({result.cell.steps for result in results}) == 1 else None,
         "batch-size": cell.batch_size if cell.batch_size != Choice.batch_size else None,
@@ -61,6 +64,20 @@ def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
         f"`python experiments {experiment.name} --base {cell.base}{given}`, {len(results)} cells, "
         f"{hours:.1f} hours of training; {cell.max_records or 'all'} records of each split, beams: {cell.num_beams}."
     )
+
+
+def _methods(experiment: Experiment, results: Sequence[Result]) -> str | None:
+    """Those that were compared, where they are not those that an experiment compares."""
+    cell, found = results[0].cell, dict.fromkeys(label(result.cell) for result in results)
+    usual = experiment.cells(Choice(cell.base, (cell.task,), (cell.seed,)))
+    return None if found.keys() == {label(other) for other in usual} else " ".join(found)
+
+
+def _examples(experiment: Experiment, results: Sequence[Result]) -> str | None:
+    """How few they were, where not as few as an experiment takes."""
+    cell, found = results[0].cell, {result.cell.examples for result in results}
+    usual = experiment.cells(Choice(cell.base, (cell.task,), (cell.seed,)))
+    return None if found == {other.examples for other in usual} else " ".join(map(str, sorted(filter(None, found))))
 
 
 def _rates(results: Sequence[Result]) -> str | None:

@@ -145,8 +145,10 @@ def test_few_examples_are_trained_on_for_the_papers_steps():
 
 def test_untuned_cells_have_the_rate_of_the_command_line():
     rates = {cell.method: cell.learning_rate for cell in grids.untuned(Choice("tiny", ("e2e",), (0,)))}
+    given = {"model": "tiny", "output_dir": "out", "train_file": "pairs.jsonl"}
     assert rates == {
-        "prefix_scaled": TrainArguments(model="tiny", output_dir="out", train_file="pairs.jsonl").learning_rate,
+        "prefix_scaled": TrainArguments(**given).learning_rate,
+        "prefix": TrainArguments(**given, scale_parameter=False).learning_rate,
         "peft_prefix": 1e-2,
     }
 
@@ -211,15 +213,16 @@ def test_the_page_says_how_many_draws_its_command_takes(tmp_path):
     store.add(result_of(CELL))
     write_page(store, tmp_path / "page.md")
     commands = re.findall(r"`python experiments (\S+) --base \S+ ([^`]*)`", (tmp_path / "page.md").read_text("utf-8"))
-    assert [(name, "--draws 2" in options, "--draws" in options) for name, options in sorted(commands)] == [
-        ("low-data", True, True),
-        ("table", False, False),
-    ]
+    said = ("--draws 2", "--draws", "--examples 50 ", "--examples")
+    assert {name: [option in options for option in said] for name, options in commands} == {
+        "low-data": [True, True, True, True],
+        "table": [False, False, False, False],
+    }
 
 
 def test_the_page_prints_the_command_that_makes_its_figures(tmp_path):
     small = {"batch_size": 5, "num_beams": 1, "steps": 30, "max_records": 20}
-    choice = Choice("tiny", ("dart",), (0,), ("lora", "prefix"), **small, rates=(0.5, 2.0))
+    choice = Choice("tiny", ("dart",), (0,), ("prefix", "lora"), **small, rates=(0.5, 2.0))
     store = Store(tmp_path)
     for cell in grids.tuning(choice):
         store.add(result_of(cell, experiment="tune", made_on={"mixed_precision": "no"}))
@@ -231,11 +234,12 @@ def test_the_page_prints_the_command_that_makes_its_figures(tmp_path):
     page = (tmp_path / "page.md").read_text("utf-8")
     assert "untuned --base tiny --tasks dart --steps 30 --batch-size 5 --beams 0 --max-records 20" in page
     assert (
-        "`python experiments tune --base tiny --tasks dart --rates 0.5 2 --steps 30 --batch-size 5 --max-records 20 "
-        "--seeds 0 --mixed-precision no`" in page
+        "`python experiments tune --base tiny --tasks dart --methods prefix lora --rates 0.5 2 --steps 30 --batch-size 5 "
+        "--max-records 20 --seeds 0 --mixed-precision no`" in page
     )
     assert (
-        "`python experiments table --base tiny --steps 30 --batch-size 5 --beams 1 --max-records 20 --seeds 0`" in page
+        "`python experiments table --base tiny --methods prefix lora --steps 30 --batch-size 5 --beams 1 "
+        "--max-records 20 --seeds 0`" in page
     )
 
 
@@ -282,7 +286,7 @@ def test_what_cannot_be_run_is_said(tmp_path, capsys):
         (["table", *placed, "--methods", "lore"], "unknown method 'lore'; choose from none, fine_tuning"),
         (["table", *placed, "--tasks", "xsun"], "unknown task 'xsun'; choose from webnlg, e2e"),
         (["table", "places", *placed, "--methods", "lora"], "lora is not among prefix, infix, embedding"),
-        (["table", "untuned", *placed, "--methods", "lora"], "lora is not among prefix_scaled, peft_prefix"),
+        (["table", "untuned", *placed, "--methods", "lora"], "lora is not among prefix_scaled, prefix, peft_prefix"),
         (["table", *placed, "--recipes"], "tiny"),
         (["table", *placed, "--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["table", *placed, "--beams", "-1"], "num_beams must be at least 0, got -1"),
