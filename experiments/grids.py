@@ -25,11 +25,8 @@ TABLE = (
     "peft_prefix",
     "peft_prompt",
 )
-UNTUNED = {
-    "prefix_scaled": 2e-1,
-    "prefix": 5e-2,
-    "peft_prefix": 1e-2,
-}  # the rate of `prefix-peft train`, and of PEFT's example
+# The rates of `prefix-peft train`, of the same with --no-scale-parameter, and of PEFT's example
+UNTUNED = {"prefix_scaled": 2e-1, "prefix": 5e-2, "peft_prefix": 1e-2}
 # Optimizer steps of prefix-tuning and of fine-tuning at each number of examples: the paper, appendix
 LOW_DATA_STEPS = {50: (200, 100), 100: (200, 100), 200: (200, 200), 500: (400, 400)}
 CURVE = (400, 2000, 8000, 32000)  # pairs of E2E: 1 %, 5 %, 19 % and 76 %

@@ -234,8 +234,8 @@ def test_the_page_prints_the_command_that_makes_its_figures(tmp_path):
     page = (tmp_path / "page.md").read_text("utf-8")
     assert "untuned --base tiny --tasks dart --steps 30 --batch-size 5 --beams 0 --max-records 20" in page
     assert (
-        "`python experiments tune --base tiny --tasks dart --methods prefix lora --rates 0.5 2 --steps 30 --batch-size 5 "
-        "--max-records 20 --seeds 0 --mixed-precision no`" in page
+        "`python experiments tune --base tiny --tasks dart --methods prefix lora --rates 0.5 2 --steps 30 "
+        "--batch-size 5 --max-records 20 --seeds 0 --mixed-precision no`" in page
     )
     assert (
         "`python experiments table --base tiny --methods prefix lora --steps 30 --batch-size 5 --beams 1 "
