@@ -26,9 +26,9 @@ in units of its own size), `prefix` the same without; what is saved is the same.
 In short: on the small base, with nothing tuned, this library's prefix is far ahead of PEFT's; with rates tuned,
 prefix, LoRA and PEFT's prefix of the same size end within 1 BLEU of each other on average, the adapter 4 above them,
 and fine-tuning far above all. On the pretrained base the prefix is ahead of PEFT's by 5 to 8 BLEU, about level with
-the adapter on seen topics, and behind LoRA (but on DART) and fine-tuning; with 50 and 100 examples it is ahead of fine-tuning by 12
-and by 2. Of the paper's claims that one, and the shape of length, can be seen here, that of the start hardly; that a
-prefix reaches fine-tuning with all data, passes the adapter and wins on unseen topics cannot.
+the adapter on seen topics, and behind LoRA (but on DART) and fine-tuning; with 50 and 100 examples it is ahead of
+fine-tuning by 12 and by 2. Of the paper's claims that one, and the shape of length, can be seen here, that of the
+start hardly; that a prefix reaches fine-tuning with all data, passes the adapter and wins on unseen topics cannot.
 """
 
 _BASE, _PRETRAINED = "gpt2-12m-denoise", "smollm2-135m"
