@@ -150,7 +150,7 @@ class TrainArguments(RunArguments, DataArguments):
     encoder_hidden_size: int = option(512, "Width of that MLP.")
     scale_parameter: bool = option(
         True,
-        "A flat prefix's virtual tokens train in units of their own size, so that one learning rate suits most bases.",
+        "A flat prefix's virtual tokens train in units of their own size, so that one learning rate suits them all.",
     )
     prefix_dropout: float = option(0.0, "Dropout on the prefix while training.")
     base_dropout: bool = option(False, "Leave the frozen model's own dropout on; the paper's code has it off.")
