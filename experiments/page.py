@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from .catalogue import EXPERIMENTS
-from .cell import Result
+from .cell import Cell, Result
 from .experiment import Choice, Experiment
 from .findings import FINDINGS, INTRODUCTION
 from .grids import label
@@ -46,10 +46,11 @@ def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
     cell, made_on = results[0].cell, results[0].made_on
     by_loss = cell.splits == ("validation",)  # whatever beams are asked for
     tasks = dict.fromkeys(result.cell.task for result in results)
+    usual = experiment.cells(Choice(cell.base, (cell.task,), (cell.seed,)))
     options = {
         "tasks": " ".join(tasks) if tasks.keys() != set(experiment.tasks) else None,
-        "methods": _methods(experiment, results) if experiment.line is label else None,
-        "examples": _examples(experiment, results) if experiment.x == "examples" else None,
+        "methods": _methods(results, usual) if experiment.line is label else None,
+        "examples": _examples(results, usual) if experiment.x == "examples" else None,
         "rates": _rates(results) if experiment.x == "learning_rate" else None,
         "steps": cell.steps if len({result.cell.steps for result in results}) == 1 else None,
         "batch-size": cell.batch_size if cell.batch_size != Choice.batch_size else None,
@@ -66,18 +67,16 @@ def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
     )
 
 
-def _methods(experiment: Experiment, results: Sequence[Result]) -> str | None:
+def _methods(results: Sequence[Result], usual: Sequence[Cell]) -> str | None:
     """Those that were compared, where they are not those that an experiment compares."""
-    cell, found = results[0].cell, dict.fromkeys(label(result.cell) for result in results)
-    usual = experiment.cells(Choice(cell.base, (cell.task,), (cell.seed,)))
-    return None if found.keys() == {label(other) for other in usual} else " ".join(found)
+    found = dict.fromkeys(label(result.cell) for result in results)
+    return None if found.keys() == {label(cell) for cell in usual} else " ".join(found)
 
 
-def _examples(experiment: Experiment, results: Sequence[Result]) -> str | None:
+def _examples(results: Sequence[Result], usual: Sequence[Cell]) -> str | None:
     """How few they were, where not as few as an experiment takes."""
-    cell, found = results[0].cell, {result.cell.examples for result in results}
-    usual = experiment.cells(Choice(cell.base, (cell.task,), (cell.seed,)))
-    return None if found == {other.examples for other in usual} else " ".join(map(str, sorted(filter(None, found))))
+    found = {result.cell.examples for result in results}
+    return None if found == {cell.examples for cell in usual} else " ".join(map(str, sorted(filter(None, found))))
 
 
 def _rates(results: Sequence[Result]) -> str | None:
