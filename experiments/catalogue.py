@@ -9,11 +9,15 @@ from .experiment import Experiment
 
 def _start(cell: Cell) -> str:
     knobs = {name: value for name, value in cell.knobs if name != "num_virtual_tokens"}
-    return next(name for name, start in grids.STARTS.items() if start == knobs)
+    return _of(cell, next(name for name, start in grids.STARTS.items() if start == knobs))
 
 
 def _kinds(cell: Cell) -> str:
-    return " + ".join(cell.value("sites"))
+    return _of(cell, " + ".join(cell.value("sites")))
+
+
+def _of(cell: Cell, line: str) -> str:
+    return line if cell.method == "prefix" else f"{line}, {cell.method}"
 
 
 def _variant(cell: Cell) -> str:

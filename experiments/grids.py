@@ -31,6 +31,8 @@ UNTUNED = {"prefix_scaled": 2e-1, "prefix": 5e-2, "peft_prefix": 1e-2}
 LOW_DATA_STEPS = {50: (200, 100), 100: (200, 100), 200: (200, 200), 500: (400, 400)}
 CURVE = (400, 2000, 8000, 32000)  # pairs of E2E: 1 %, 5 %, 19 % and 76 %
 LENGTHS = (1, 2, 5, 10, 20, 40, 80)
+PREFIXES = ("prefix", "prefix_scaled", "prefix_mlp", "prefix_shared")
+MLP_OR_NOT = ("prefix", "prefix_mlp")
 PLACES = {"prefix": (1, 10, 20), "infix": (1, 10, 20), "embedding": (1, 10, 20)}
 STARTS: dict[str, dict[str, object]] = {
     "random numbers": {"random_numbers": True},
@@ -73,16 +75,20 @@ def cell_of(choice: Choice, task: str, method: str, seed: int, **fields: object)
     return cell if method in ("none", "fine_tuning", "ft_top2") else cell.with_knobs(num_virtual_tokens=LENGTH)
 
 
-def _among(choice: Choice, known: Collection[str]) -> tuple[str, ...]:
-    """The methods that were asked for; all by default.
+def _among(choice: Choice, known: Collection[str], usual: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The methods that were asked for; by default the ``usual`` ones, or all.
 
     Raises:
         ValueError: one that the experiment does not compare.
     """
     for method in choice.methods or ():
         if method not in known:
-            raise ValueError(f"{method} is not among {', '.join(known)}; name some of these, or none for all.")
-    return choice.methods or tuple(known)
+            raise ValueError(f"{method} is not among {', '.join(known)}; name some of these, or none for the usual.")
+    return choice.methods or usual or tuple(known)
+
+
+def _prefixes(choice: Choice) -> tuple[str, ...]:
+    return _among(choice, PREFIXES, ("prefix",))
 
 
 def label(cell: Cell) -> str:
@@ -141,9 +147,9 @@ def low_data_cell(choice: Choice, task: str, method: str, seed: int, examples: i
 def starts(choice: Choice) -> list[Cell]:
     """What the prefix starts from, where data are few."""
     return [
-        low_data_cell(choice, task, "prefix", seed, examples, subset).with_knobs(**start)
-        for subset, seed, task, examples, start in product(
-            choice.subsets, choice.seeds, choice.tasks, choice.examples, STARTS.values()
+        low_data_cell(choice, task, method, seed, examples, subset).with_knobs(**start)
+        for subset, seed, task, examples, method, start in product(
+            choice.subsets, choice.seeds, choice.tasks, choice.examples, _prefixes(choice), STARTS.values()
         )
     ]
 
@@ -151,8 +157,8 @@ def starts(choice: Choice) -> list[Cell]:
 def lengths(choice: Choice) -> list[Cell]:
     """Prefixes from one virtual token to many."""
     return [
-        choice.cell(task, "prefix", seed).with_knobs(num_virtual_tokens=length)
-        for seed, task, length in product(choice.seeds, choice.tasks, LENGTHS)
+        choice.cell(task, method, seed).with_knobs(num_virtual_tokens=length)
+        for seed, task, method, length in product(choice.seeds, choice.tasks, _prefixes(choice), LENGTHS)
     ]
 
 
@@ -169,7 +175,7 @@ def projections(choice: Choice) -> list[Cell]:
     """Flat and through the MLP, at several learning rates."""
     return [
         replace(cell_of(choice, task, method, seed), learning_rate=times * METHODS[method].learning_rate)
-        for seed, task, method, times in product(choice.seeds, choice.tasks, ("prefix", "prefix_mlp"), choice.rates)
+        for seed, task, method, times in product(choice.seeds, choice.tasks, _among(choice, MLP_OR_NOT), choice.rates)
     ]
 
 
@@ -177,8 +183,8 @@ def sites(choice: Choice) -> list[Cell]:
     """Every choice among an encoder-decoder's three kinds of attention."""
     chosen = chain.from_iterable(combinations(KINDS, count) for count in (1, 2, 3))
     return [
-        choice.cell(task, "prefix", seed).with_knobs(num_virtual_tokens=LENGTH, sites=kinds)
-        for kinds, seed, task in product(chosen, choice.seeds, choice.tasks)
+        cell_of(choice, task, method, seed).with_knobs(sites=kinds)
+        for kinds, seed, task, method in product(chosen, choice.seeds, choice.tasks, _prefixes(choice))
     ]
 
 
@@ -197,7 +203,9 @@ def tuning(choice: Choice) -> list[Cell]:
 
 def variants(choice: Choice) -> list[Cell]:
     """A prefix, and one thing changed at a time in how it is trained, judged by the loss on validation data."""
+    methods = _among(choice, dict.fromkeys(method for method, _ in VARIANTS))
     return [
         cell_of(choice, task, method, seed, splits=("validation",), num_beams=0).with_knobs(**knobs)
         for seed, task, (method, knobs) in product(choice.seeds, choice.tasks, VARIANTS)
+        if method in methods
     ]

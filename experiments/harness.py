@@ -66,6 +66,8 @@ def run(cell: Cell, experiment: str, place: Place, learning_rate: float) -> Resu
             mixed_precision=place.mixed_precision, logging_steps=max(cell.steps // 10, 1),
         )  # fmt: skip
         accelerator = begin(arguments)
+        if accelerator.device.type == "cpu" and place.mixed_precision == "bf16":
+            base.set_attn_implementation("eager")  # sdpa's backward pass in bfloat16 takes up to five times as long there
         model = prepared(cell, base)
         start = time.monotonic()
         if cell.steps and trained_parameters(model):

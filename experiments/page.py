@@ -49,7 +49,7 @@ def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
     usual = experiment.cells(Choice(cell.base, (cell.task,), (cell.seed,)))
     options = {
         "tasks": " ".join(tasks) if tasks.keys() != set(experiment.tasks) else None,
-        "methods": _methods(results, usual) if experiment.line is label else None,
+        "methods": _methods(results, usual),
         "examples": _examples(results, usual) if experiment.x == "examples" else None,
         "rates": _rates(results) if experiment.x == "learning_rate" else None,
         "steps": cell.steps if len({result.cell.steps for result in results}) == 1 else None,

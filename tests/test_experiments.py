@@ -133,6 +133,19 @@ def test_every_experiment_asks_for_methods_and_knobs_that_exist():
         assert experiment.x is None or all(cell.value(experiment.x) is not None for cell in cells)
 
 
+@pytest.mark.parametrize("name", ["starts", "length", "sites", "variants", "mlp"])
+def test_methods_that_are_asked_for_are_those_that_run(name):
+    experiment = EXPERIMENTS[name]
+    choice = Choice("tiny", ("e2e",), (0,))
+    asked = {method: experiment.cells(replace(choice, methods=(method,))) for method in ("prefix", "prefix_mlp")}
+    for method, cells in asked.items():
+        assert {cell.method for cell in cells} == {method}
+    lines = [{experiment.line(cell) for cell in cells} for cells in asked.values()]
+    assert lines[0].isdisjoint(lines[1]), "what two methods gave is not one figure"
+    with pytest.raises(ValueError, match="fine_tuning is not among prefix, "):
+        experiment.cells(replace(choice, methods=("fine_tuning",)))
+
+
 def test_few_examples_are_trained_on_for_the_papers_steps():
     cells = grids.low_data(Choice("tiny", ("e2e",), (0, 1)))
     assert len(cells) == 4 * 5 * 2 * 2
