@@ -109,6 +109,7 @@ EXPERIMENTS = {
             grids.lengths,
             grids.label,
             x="num_virtual_tokens",
+            one_size=False,
             tasks=("webnlg",),
         ),
         Experiment(
@@ -118,6 +119,7 @@ EXPERIMENTS = {
             grids.places,
             grids.label,
             x="num_virtual_tokens",
+            one_size=False,
             tasks=("e2e",),
         ),
         Experiment(
@@ -143,6 +145,7 @@ EXPERIMENTS = {
             "the MLP, in place of which this library trains P itself",
             grids.variants,
             _variant,
+            one_size=False,
             tasks=("webnlg",),
         ),
     )

@@ -19,7 +19,7 @@ from prefix_peft.data.tasks import TASKS
 from .catalogue import EXPERIMENTS
 from .cell import Cell, Result
 from .experiment import Choice, Experiment
-from .grids import LARGE, LOW_DATA_STEPS
+from .grids import FROM_EXAMPLES, LARGE, LOW_DATA_STEPS
 from .harness import Place
 from .methods import METHODS
 from .page import write_page
@@ -133,12 +133,12 @@ def _choice(options: argparse.Namespace, experiment: Experiment) -> Choice:
     return Choice(
         options.base, tasks, tuple(options.seeds), methods, tuple(range(options.draws)), options.steps,
         options.max_records or None, options.separator, options.batch_size, options.beams,
-        tuple(options.examples), tuple(options.rates),
+        tuple(options.examples), tuple(options.rates), options.num_virtual_tokens,
     )  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
-    methods = (*METHODS, LARGE)
+    methods = (*METHODS, FROM_EXAMPLES, LARGE)
     listing = "\n".join(f"  {name:<10} {experiment.question}" for name, experiment in EXPERIMENTS.items())
     parser = argparse.ArgumentParser(
         prog="python experiments",
@@ -161,6 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     few = {"metavar": "N", "type": int, "nargs": "+", "choices": LOW_DATA_STEPS}
     add("--examples", [*Choice.examples], "how few where they are few", "50 100 200 500", **few)
     add("--rates", [*Choice.rates], "tried, times a method's own", "0.25 1 4 16", metavar="R", type=float, nargs="+")
+    add("--num-virtual-tokens", 10, "of prefixes, whose size the others have", metavar="N", type=int)
     add("--batch-size", 10, "pairs of a step", metavar="N", type=int)
     add("--beams", 5, "of the beam search; 1 writes greedily, 0 judges by the loss alone", metavar="N", type=int)
     parser.add_argument(

@@ -30,9 +30,11 @@ class Choice:
     num_beams: int = 5
     examples: tuple[int, ...] = (50, 100, 200, 500)  # where few are compared
     rates: tuple[float, ...] = (0.25, 1.0, 4.0, 16.0)  # learning rates that are tried, times a method's own
+    num_virtual_tokens: int = 10  # of prefixes; the other methods of one size train as many numbers
 
     def __post_init__(self) -> None:
         check_count("batch_size", self.batch_size)
+        check_count("num_virtual_tokens", self.num_virtual_tokens)
         check_count("num_beams", self.num_beams, least=0)
 
     def cell(self, task: str, method: str, seed: int, **fields: object) -> Cell:
@@ -57,6 +59,7 @@ class Experiment:
     x: str | None = None  # the field or knob along the horizontal axis; None for a table only
     tasks: Sequence[str] = ("webnlg", "e2e", "dart")  # by default
     texts: bool = False  # the question is how they read
+    one_size: bool = True  # all that are compared are of `Choice.num_virtual_tokens`
 
 
 # Seen and unseen categories are two questions.

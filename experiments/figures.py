@@ -49,8 +49,9 @@ def gathered(experiment: Experiment, results: Iterable[Result]) -> dict[Key, lis
     return groups
 
 
-def _order(result: Result) -> tuple[int, float]:
-    return list(METHODS).index(result.cell.method), result.cell.share or 0.0
+def _order(result: Result) -> tuple[int, float, bool]:
+    cell = result.cell
+    return list(METHODS).index(cell.method), cell.share or 0.0, bool(cell.value("init_examples"))
 
 
 def figure(results: Iterable[Result], split: str, metric: str) -> Figure | None:

@@ -10,12 +10,13 @@ from .cell import Cell
 from .experiment import Choice
 from .methods import METHODS
 
-LENGTH = 10  # virtual tokens where nothing else is said
+FROM_EXAMPLES = "prefix_examples"  # a prefix in units of its own that starts from training pairs
 LARGE = "adapter_3pct"  # the paper's larger adapter, of 3 % of the base's numbers
 TABLE = (
     "none",
     "prefix",
     "prefix_scaled",
+    FROM_EXAMPLES,
     "prefix_mlp",
     "fine_tuning",
     "ft_top2",
@@ -31,7 +32,7 @@ UNTUNED = {"prefix_scaled": 2e-1, "prefix": 5e-2, "peft_prefix": 1e-2}
 LOW_DATA_STEPS = {50: (200, 100), 100: (200, 100), 200: (200, 200), 500: (400, 400)}
 CURVE = (400, 2000, 8000, 32000)  # pairs of E2E: 1 %, 5 %, 19 % and 76 %
 LENGTHS = (1, 2, 5, 10, 20, 40, 80)
-PREFIXES = ("prefix", "prefix_scaled", "prefix_mlp", "prefix_shared")
+PREFIXES = ("prefix", "prefix_scaled", FROM_EXAMPLES, "prefix_mlp", "prefix_shared")
 MLP_OR_NOT = ("prefix", "prefix_mlp")
 PLACES = {"prefix": (1, 10, 20), "infix": (1, 10, 20), "embedding": (1, 10, 20)}
 STARTS: dict[str, dict[str, object]] = {
@@ -39,6 +40,7 @@ STARTS: dict[str, dict[str, object]] = {
     "random tokens": {},
     "irrelevant words": {"init_text": "elephant divide keep active"},
     "task words": {"init_text": "table to text :"},
+    "training pairs": {"init_examples": True},
 }
 KINDS = ("encoder", "decoder", "cross")
 VARIANTS: tuple[tuple[str, dict[str, object]], ...] = (
@@ -60,19 +62,23 @@ VARIANTS: tuple[tuple[str, dict[str, object]], ...] = (
     ("prefix_mlp", {"encoder_hidden_size": 64}),
     ("prefix_shared", {"latent_size": 64}),
     ("decoupled", {}),
-    ("decoupled", {"memory_rank": LENGTH}),
-    ("peft_adaption_prompt", {"num_virtual_tokens": 2 * LENGTH}),  # keys and values of one vector: half the numbers
+    ("decoupled", {"memory_rank": Choice.num_virtual_tokens}),
+    # keys and values of one vector: half the numbers
+    ("peft_adaption_prompt", {"num_virtual_tokens": 2 * Choice.num_virtual_tokens}),
 )
 
 
 def cell_of(choice: Choice, task: str, method: str, seed: int, **fields: object) -> Cell:
-    """A cell whose method trains as many numbers as a prefix of `LENGTH` tokens, or 3 % of the base's."""
+    """A cell whose method trains as many numbers as a prefix of so many virtual tokens, or 3 % of the base's."""
     if method == LARGE:
         return choice.cell(task, "adapter", seed, share=0.03, **fields)
+    if method == FROM_EXAMPLES:
+        return cell_of(choice, task, "prefix_scaled", seed, **fields).with_knobs(init_examples=True)
+    length = choice.num_virtual_tokens
     cell = choice.cell(task, method, seed, **fields)
     if method in ("adapter", "lora"):
-        return replace(cell, as_prefix=LENGTH)
-    return cell if method in ("none", "fine_tuning", "ft_top2") else cell.with_knobs(num_virtual_tokens=LENGTH)
+        return replace(cell, as_prefix=length)
+    return cell if method in ("none", "fine_tuning", "ft_top2") else cell.with_knobs(num_virtual_tokens=length)
 
 
 def _among(choice: Choice, known: Collection[str], usual: tuple[str, ...] = ()) -> tuple[str, ...]:
@@ -92,8 +98,13 @@ def _prefixes(choice: Choice) -> tuple[str, ...]:
 
 
 def label(cell: Cell) -> str:
-    """The method, by its size where there are two."""
-    return LARGE if cell.share else cell.method
+    """The method, by its size where there are two, and by its start."""
+    return LARGE if cell.share else FROM_EXAMPLES if cell.value("init_examples") else cell.method
+
+
+def size(cell: Cell) -> int:
+    """How many virtual tokens have as many numbers; the usual where a method has but one size."""
+    return cell.as_prefix or cell.value("num_virtual_tokens") or Choice.num_virtual_tokens
 
 
 def table(choice: Choice) -> list[Cell]:
@@ -146,10 +157,11 @@ def low_data_cell(choice: Choice, task: str, method: str, seed: int, examples: i
 
 def starts(choice: Choice) -> list[Cell]:
     """What the prefix starts from, where data are few."""
+    methods = _among(choice, [method for method in PREFIXES if method != FROM_EXAMPLES], ("prefix",))
     return [
         low_data_cell(choice, task, method, seed, examples, subset).with_knobs(**start)
         for subset, seed, task, examples, method, start in product(
-            choice.subsets, choice.seeds, choice.tasks, choice.examples, _prefixes(choice), STARTS.values()
+            choice.subsets, choice.seeds, choice.tasks, choice.examples, methods, STARTS.values()
         )
     ]
 
@@ -157,7 +169,7 @@ def starts(choice: Choice) -> list[Cell]:
 def lengths(choice: Choice) -> list[Cell]:
     """Prefixes from one virtual token to many."""
     return [
-        choice.cell(task, method, seed).with_knobs(num_virtual_tokens=length)
+        cell_of(replace(choice, num_virtual_tokens=length), task, method, seed)
         for seed, task, method, length in product(choice.seeds, choice.tasks, _prefixes(choice), LENGTHS)
     ]
 

@@ -19,6 +19,7 @@ from prefix_peft.data.records import Record
 from prefix_peft.evaluation.loss import target_loss
 from prefix_peft.evaluation.scoring import loss_on, score_records
 from prefix_peft.ranks.place import begin
+from prefix_peft.training.examples import start_from_pairs
 from prefix_peft.training.run import Run
 
 from .cell import Cell, Result
@@ -67,7 +68,7 @@ def run(cell: Cell, experiment: str, place: Place, learning_rate: float) -> Resu
         )  # fmt: skip
         accelerator = begin(arguments)
         if accelerator.device.type == "cpu" and place.mixed_precision == "bf16":
-            base.set_attn_implementation("eager")  # sdpa's backward pass in bfloat16 takes up to five times as long there
+            base.set_attn_implementation("eager")  # sdpa's backward pass takes up to five times as long
         model = prepared(cell, base)
         start = time.monotonic()
         if cell.steps and trained_parameters(model):
@@ -75,6 +76,8 @@ def run(cell: Cell, experiment: str, place: Place, learning_rate: float) -> Resu
                 pairs_of(cell, place.data_dir), tokenizer, **_form(cell, base), max_source_length=LONGEST_SOURCE,
                 max_target_length=LONGEST_TARGET,
             )  # fmt: skip
+            if cell.value("init_examples"):
+                start_from_pairs(model, pairs, cell.seed)
             loss = METHODS[cell.method].adapt_loss(target_loss)
             Loop(arguments, accelerator, model, tokenizer, pairs, None, loss).finish()
         seconds = time.monotonic() - start

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import attrgetter
 from pathlib import Path
 
 from .catalogue import EXPERIMENTS
 from .cell import Cell, Result
 from .experiment import Choice, Experiment
 from .findings import FINDINGS, INTRODUCTION
-from .grids import label
+from .grids import label, size
 from .methods import METHODS
 from .plots import draw
 from .report import shown
@@ -21,18 +22,26 @@ def write_page(store: Store, path: Path) -> None:
     parts = [INTRODUCTION]
     for name, experiment in EXPERIMENTS.items():
         results = store.of(name)
-        for base in dict.fromkeys(result.cell.base for result in results):
-            parts += _section(experiment, base, [result for result in results if result.cell.base == base], path)
+        for base, length in dict.fromkeys(_of(experiment, result) for result in results):
+            those = [result for result in results if _of(experiment, result) == (base, length)]
+            parts += _section(experiment, f"{base}, {length} tokens" if length else base, those, path)
     path.write_text("\n".join(parts), "utf-8")
 
 
-def _section(experiment: Experiment, base: str, results: Sequence[Result], path: Path) -> list[str]:
+def _of(experiment: Experiment, result: Result) -> tuple[str, int | None]:
+    """What is compared with each other: on one base and, mostly, of one size (None: the usual)."""
+    length = size(result.cell) if experiment.one_size else Choice.num_virtual_tokens
+    return result.cell.base, None if length == Choice.num_virtual_tokens else length
+
+
+def _section(experiment: Experiment, where: str, results: Sequence[Result], path: Path) -> list[str]:
     pictures = path.with_suffix("")
     pictures.mkdir(exist_ok=True)
-    picture = None if experiment.texts else draw(experiment, results, pictures / f"{experiment.name}-{base}.png")
-    said = FINDINGS.get((experiment.name, base))
+    file = pictures / f"{experiment.name}-{where.replace(', ', '-').replace(' ', '-')}.png"
+    picture = None if experiment.texts else draw(experiment, results, file)
+    said = FINDINGS.get((experiment.name, where))
     return [
-        f"## {experiment.name.capitalize()}, {base}\n",
+        f"## {experiment.name.capitalize()}, {where}\n",
         f"{experiment.question} Li & Liang: {experiment.paper}.\n",
         *([f"{said}\n"] if said else []),
         shown(experiment, results),
@@ -49,9 +58,10 @@ def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
     usual = experiment.cells(Choice(cell.base, (cell.task,), (cell.seed,)))
     options = {
         "tasks": " ".join(tasks) if tasks.keys() != set(experiment.tasks) else None,
-        "methods": _methods(results, usual),
+        "methods": _methods(experiment, results, usual),
         "examples": _examples(results, usual) if experiment.x == "examples" else None,
         "rates": _rates(results) if experiment.x == "learning_rate" else None,
+        "num-virtual-tokens": size(cell) if experiment.one_size and size(cell) != Choice.num_virtual_tokens else None,
         "steps": cell.steps if len({result.cell.steps for result in results}) == 1 else None,
         "batch-size": cell.batch_size if cell.batch_size != Choice.batch_size else None,
         "beams": None if by_loss or cell.num_beams == Choice.num_beams else cell.num_beams,
@@ -67,10 +77,11 @@ def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
     )
 
 
-def _methods(results: Sequence[Result], usual: Sequence[Cell]) -> str | None:
+def _methods(experiment: Experiment, results: Sequence[Result], usual: Sequence[Cell]) -> str | None:
     """Those that were compared, where they are not those that an experiment compares."""
-    found = dict.fromkeys(label(result.cell) for result in results)
-    return None if found.keys() == {label(cell) for cell in usual} else " ".join(found)
+    name = label if experiment.line is label else attrgetter("method")  # starts differ within a method
+    found = dict.fromkeys(name(result.cell) for result in results)
+    return None if found.keys() == {name(cell) for cell in usual} else " ".join(found)
 
 
 def _examples(results: Sequence[Result], usual: Sequence[Cell]) -> str | None:

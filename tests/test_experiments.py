@@ -178,6 +178,35 @@ def test_the_learning_rate_is_the_one_with_the_lowest_validation_loss(tmp_path):
     assert rates.best_rate(replace(CELL, base="other"), store) == METHODS["prefix"].learning_rate
 
 
+def test_the_rate_was_found_for_the_same_start_and_at_the_nearest_size(tmp_path):
+    store, methods = Store(tmp_path), ("prefix_scaled", "prefix_examples", "lora")
+    choice = Choice("tiny", ("e2e",), (0,), methods)
+    for length, times in ((10, 1.0), (100, 4.0)):
+        for cell in grids.tuning(replace(choice, num_virtual_tokens=length, rates=(times, 2 * times))):
+            best = times * METHODS[cell.method].learning_rate * (1 + (grids.label(cell) == "prefix_examples"))
+            loss = 1.0 if cell.learning_rate == best else 2.0
+            found = result_of(cell, experiment="tune", learning_rate=cell.learning_rate)
+            store.add(replace(found, scores={"validation": {"loss": loss}}))
+    for length, times in ((10, 1.0), (30, 1.0), (40, 4.0), (100, 4.0)):
+        scaled, examples, lora = grids.table(replace(choice, num_virtual_tokens=length))
+        assert examples == scaled.with_knobs(init_examples=True)
+        found = [rates.best_rate(cell, store) for cell in (scaled, examples, lora)]
+        assert found == pytest.approx([times * 0.2, times * 0.4, times * 1e-3]), length
+
+
+def test_two_sizes_are_two_tables(tmp_path):
+    store, choice = Store(tmp_path), Choice("tiny", ("e2e",), (0,), ("prefix_examples", "lora"))
+    for length, bleu in ((10, 11.0), (100, 22.0)):
+        for cell in grids.table(replace(choice, num_virtual_tokens=length)):
+            store.add(result_of(cell, bleu))
+    write_page(store, tmp_path / "page.md")
+    usual, larger = (tmp_path / "page.md").read_text("utf-8").split("## Table, tiny")[1:]
+    assert "22.00" not in usual and "11.00" not in larger and larger.startswith(", 100 tokens\n")
+    assert "--num-virtual-tokens" not in usual and "--num-virtual-tokens 100 " in larger
+    assert "| prefix_examples |" in larger and "--methods prefix_examples lora" in larger
+    assert "table-tiny-100-tokens.png" in larger
+
+
 def test_cells_of_the_paper_have_its_hyperparameters():
     choice = Choice("gpt2-medium", ("webnlg",), (0,), methods=("prefix_mlp", "fine_tuning", "adapter", "lora"))
     mlp, tuned, adapter, lora = map(as_in_the_paper, grids.table(choice))

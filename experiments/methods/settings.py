@@ -26,6 +26,7 @@ class Settings:
     bottleneck: int = 32  # width of an adapter
     rank: int = 4  # of LoRA
     init_text: str | None = None  # words with which prefixes and prompts start
+    init_examples: bool = False  # or they start from training pairs, as many as fit
     random_numbers: bool = False  # our prefixes start from N(0, 1), as in the paper's code, in place of real tokens
     tokenizer_name_or_path: str | None = None  # what reads them; None: the base's own
     sites: tuple[str, ...] | None = None  # of our prefixes: 'encoder', 'decoder', 'cross'

@@ -106,24 +106,34 @@ def starting_tokens(model: PreTrainedModel, config: PrefixConfig) -> Tensor | No
     return tokens
 
 
-def start(model: PreTrainedModel, adapter_name: str, tokens: Tensor | None) -> None:
-    """Let a new prefix be the activations of ``tokens``, repeated or cut to P. Positions stay as configured.
+def start(
+    model: PreTrainedModel,
+    adapter_name: str,
+    tokens: Tensor | None,
+    decoder_tokens: Tensor | None = None,
+    *,
+    chosen: bool | None = None,
+) -> None:
+    """Let a new prefix be the activations of ``tokens`` (N,), repeated or cut to P. Positions stay as configured.
 
     Real activations leave the model near its own loss, where random numbers would not: a key of noise takes its share
-    of every query's attention.
+    of every query's attention. A decoder behind an encoder reads ``decoder_tokens`` (M,), or the same. Tokens that were
+    ``chosen`` (by default: where there is an ``init_text``) are read with care, and an MLP is fitted to them.
     """
     layers = _layers(model, adapter_name)
     if tokens is None or any(p.device.type == "meta" for layer in layers for p in layer.parameters()):
         return
     config = layers[0].config[adapter_name]
+    chosen = config.init_text is not None if chosen is None else chosen
     longest = max(layer.length_of(adapter_name) for layer in layers)
-    read = read_activations(model, tokens[None, :longest], tokens[None, :longest], exact=config.init_text is not None)
+    decoder_tokens = tokens if decoder_tokens is None else decoder_tokens
+    read = read_activations(model, tokens[None, :longest], decoder_tokens[None, :longest], exact=chosen)
     activations: KeysValues = {}
     for layer in layers:
         keys, values = read[layer.site.name]
         length = layer.length_of(adapter_name)
         activations[layer.site.name] = (_to_length(keys, length), _to_length(values, length))
-    if config.prefix_projection and config.init_text is None:
+    if config.prefix_projection and not chosen:
         for layer in layers:  # fitting an MLP to random tokens would be in vain; it is enough to start among them
             cast("MLPEncoder", layer.encoder(adapter_name)).center(*activations[layer.site.name])
     else:

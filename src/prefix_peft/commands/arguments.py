@@ -157,6 +157,9 @@ class TrainArguments(RunArguments, DataArguments):
     num_frozen_tokens: int = option(0, "The first so many virtual tokens keep their start, as attention sinks.")
     gate: bool = option(False, "Start exactly at the base model: a gate on the prefix's mass, from 0.")
     init_text: str | None = option(None, "Start from the activations of these words. Default: random tokens.")
+    init_examples: bool = option(
+        False, "Start from those of training pairs, as many as fit into P: the longer the prefix, the more they help."
+    )
 
     def __post_init__(self) -> None:
         self.check_task()
@@ -165,6 +168,11 @@ class TrainArguments(RunArguments, DataArguments):
             raise ValueError("give the data once: --train-file F.jsonl, or --task NAME [--data-dir DIR].")
         if self.too_long not in TOO_LONG:
             raise ValueError(f"--too-long must be one of {list(TOO_LONG)}, got {self.too_long!r}.")
+        if self.init_examples and self.init_text is not None:
+            raise ValueError(
+                f"the prefix starts from one thing: --init-text {self.init_text!r}, or the training pairs "
+                "(--init-examples). Leave one of the two out."
+            )
         if self.prefix_projection:
             self.scale_parameter: bool = False  # an MLP has no such units
         if self.learning_rate is None:

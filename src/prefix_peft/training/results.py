@@ -83,8 +83,8 @@ def _facts(
     model, progress = trained.model, trained.progress
     losses = [entry["validation_loss"] for entry in progress.log if "validation_loss" in entry]
     shown = (
-        "prefix_projection", "scale_parameter", "init_text", "num_frozen_tokens", "gate", "temperature", "objective",
-        "base_dropout", "learning_rate", "seed", "mixed_precision",
+        "prefix_projection", "scale_parameter", "init_text", "init_examples", "num_frozen_tokens", "gate",
+        "temperature", "objective", "base_dropout", "learning_rate", "seed", "mixed_precision",
     )  # fmt: skip
     config = model.peft_config["default"]
     measured = {trained.loss: losses[-1]} if losses else {}

@@ -11,6 +11,7 @@ from ..data.pairs import load_data
 from ..evaluation.loss import target_loss
 from ..ranks.place import begin
 from ..wrap import wrap
+from .examples import start_from_pairs
 from .results import Trained, write_results
 from .run import Run
 
@@ -35,6 +36,8 @@ def train(arguments: TrainArguments) -> Trained:
         base_dropout=arguments.base_dropout, num_frozen_tokens=arguments.num_frozen_tokens, gate=arguments.gate,
         init_text=arguments.init_text,
     )  # fmt: skip
+    if arguments.init_examples:
+        start_from_pairs(model, pairs, arguments.seed)
     if arguments.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     progress = Run(arguments, accelerator, model, tokenizer, pairs, validation, target_loss).finish()
