@@ -228,17 +228,19 @@ def test_from_command_to_page(tmp_path, capsys, monkeypatch):
     runs.tokenizer().save_pretrained(base)
     command = [
         "table", "--base", str(base), "--data-dir", str(folder), "--tasks", "e2e", "--methods", "none", "prefix",
-        "adapter", "--seeds", "0", "--steps", "4", "--max-records", "3", "--output", str(tmp_path / "out"),
+        "adapter", "prefix_scaled", "prefix_examples", "--seeds", "0", "--steps", "4", "--max-records", "3", "--output", str(tmp_path / "out"),
         "--page", str(tmp_path / "results.md"), "--mixed-precision", "no",
     ]  # fmt: skip
     assert main(command) == 0
     said = capsys.readouterr().out
-    results = {result.cell.method: result for result in Store(tmp_path / "out").of("table")}
-    assert results.keys() == {"none", "prefix", "adapter"}
+    results = {grids.label(result.cell): result for result in Store(tmp_path / "out").of("table")}
+    assert results.keys() == {"none", "prefix", "adapter", "prefix_scaled", "prefix_examples"}
     assert results["prefix"].parameters == 10 * 2 * 2 * 44  # tokens, keys and values, layers, width
     assert results["adapter"].parameters == pytest.approx(results["prefix"].parameters, rel=0.06)
     assert results["none"].parameters == 0
     assert results["prefix"].scores["test"]["loss"] != results["none"].scores["test"]["loss"]
+    examples, scaled = (results[name].scores["test"]["loss"] for name in ("prefix_examples", "prefix_scaled"))
+    assert examples != scaled, "another start"
     assert "How do the methods compare" in said
     assert (tmp_path / "out" / "table.png").is_file()
     page = (tmp_path / "results.md").read_text("utf-8")
@@ -272,8 +274,11 @@ def test_the_page_prints_the_command_that_makes_its_figures(tmp_path):
         store.add(result_of(cell))
     for cell in grids.untuned(replace(choice, methods=None, num_beams=0)):
         store.add(result_of(cell, experiment="untuned"))
+    for cell in grids.starts(replace(choice, methods=("prefix_mlp",))):
+        store.add(result_of(cell, experiment="starts"))
     write_page(store, tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text("utf-8")
+    assert "starts --base tiny --tasks dart --methods prefix_mlp --batch-size 5" in page
     assert "untuned --base tiny --tasks dart --steps 30 --batch-size 5 --beams 0 --max-records 20" in page
     assert (
         "`python experiments tune --base tiny --tasks dart --methods prefix lora --rates 0.5 2 --steps 30 "

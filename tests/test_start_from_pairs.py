@@ -62,7 +62,7 @@ def test_pairs_are_taken_whole_while_they_fit_and_in_an_order_of_the_seed():
         assert sum(sizes) <= 20 and min(rest) > 20 - sum(sizes), "no other would fit"
         assert numbers == fitting(pairs, 20, seed)
     assert len(fitting(pairs, 3, 0)) == 1, "the beginning of one, where none fits"
-    assert fitting(pairs_of((3, 9), (9, 3), (2, 2)), 4, 0) == [2], "both sides have to fit"
+    assert fitting(pairs_of((3, 9), (9, 3), (1, 1)), 4, 0) == [2], "both sides have to fit"
 
 
 @pytest.mark.parametrize("more", [{"scale_parameter": True}, {"prefix_projection": True, "encoder_hidden_size": 64}])
