@@ -228,7 +228,8 @@ def test_from_command_to_page(tmp_path, capsys, monkeypatch):
     runs.tokenizer().save_pretrained(base)
     command = [
         "table", "--base", str(base), "--data-dir", str(folder), "--tasks", "e2e", "--methods", "none", "prefix",
-        "adapter", "prefix_scaled", "prefix_examples", "--seeds", "0", "--steps", "4", "--max-records", "3", "--output", str(tmp_path / "out"),
+        "adapter", "prefix_scaled", "prefix_examples", "--seeds", "0", "--steps", "4", "--max-records", "3",
+        "--output", str(tmp_path / "out"),
         "--page", str(tmp_path / "results.md"), "--mixed-precision", "no",
     ]  # fmt: skip
     assert main(command) == 0
