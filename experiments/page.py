@@ -52,7 +52,7 @@ def _section(experiment: Experiment, where: str, results: Sequence[Result], path
 
 def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
     hours = sum(result.seconds for result in results) / 3600
-    cell, made_on = results[0].cell, results[0].made_on
+    cell, precisions = results[0].cell, {result.made_on.get("mixed_precision") for result in results}
     by_loss = cell.splits == ("validation",)  # whatever beams are asked for
     tasks = dict.fromkeys(result.cell.task for result in results)
     usual = experiment.cells(Choice(cell.base, (cell.task,), (cell.seed,)))
@@ -68,7 +68,7 @@ def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
         "max-records": cell.max_records or 0,
         "seeds": " ".join(map(str, sorted({result.cell.seed for result in results}))),
         "draws": None if cell.examples is None else len({result.cell.subset for result in results}),
-        "mixed-precision": "no" if made_on.get("mixed_precision") == "no" else None,
+        "mixed-precision": "no" if precisions == {"no"} else None,
     }
     given = "".join(f" --{name} {value}" for name, value in options.items() if value is not None)
     return (
