@@ -118,7 +118,7 @@ def start(
 
     Real activations leave the model near its own loss, where random numbers would not: a key of noise takes its share
     of every query's attention. A decoder behind an encoder reads ``decoder_tokens`` (M,), or the same. Tokens that were
-    ``chosen`` (by default: where there is an ``init_text``) are read with care, and an MLP is fitted to them.
+    ``chosen`` (by default: where there is an ``init_text``) are read exactly, and an MLP is fitted to them.
     """
     layers = _layers(model, adapter_name)
     if tokens is None or any(p.device.type == "meta" for layer in layers for p in layer.parameters()):
