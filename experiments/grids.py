@@ -32,7 +32,8 @@ UNTUNED = {"prefix_scaled": 2e-1, "prefix": 5e-2, "peft_prefix": 1e-2}
 LOW_DATA_STEPS = {50: (200, 100), 100: (200, 100), 200: (200, 200), 500: (400, 400)}
 CURVE = (400, 2000, 8000, 32000)  # pairs of E2E: 1 %, 5 %, 19 % and 76 %
 LENGTHS = (1, 2, 5, 10, 20, 40, 80)
-PREFIXES = ("prefix", "prefix_scaled", FROM_EXAMPLES, "prefix_mlp", "prefix_shared")
+PREFIXES = ("prefix", "prefix_scaled", "prefix_mlp", "prefix_shared")
+OURS = (*PREFIXES, FROM_EXAMPLES)
 MLP_OR_NOT = ("prefix", "prefix_mlp")
 PLACES = {"prefix": (1, 10, 20), "infix": (1, 10, 20), "embedding": (1, 10, 20)}
 STARTS: dict[str, dict[str, object]] = {
@@ -93,13 +94,14 @@ def _among(choice: Choice, known: Collection[str], usual: tuple[str, ...] = ()) 
     return choice.methods or usual or tuple(known)
 
 
-def _prefixes(choice: Choice) -> tuple[str, ...]:
-    return _among(choice, PREFIXES, ("prefix",))
+def _prefixes(choice: Choice, known: Collection[str] = PREFIXES) -> tuple[str, ...]:
+    return _among(choice, known, ("prefix",))
 
 
 def label(cell: Cell) -> str:
     """The method, by its size where there are two, and by its start."""
-    return LARGE if cell.share else FROM_EXAMPLES if cell.value("init_examples") else cell.method
+    from_examples = cell.method == "prefix_scaled" and cell.value("init_examples")
+    return LARGE if cell.share else FROM_EXAMPLES if from_examples else cell.method
 
 
 def size(cell: Cell) -> int:
@@ -157,11 +159,10 @@ def low_data_cell(choice: Choice, task: str, method: str, seed: int, examples: i
 
 def starts(choice: Choice) -> list[Cell]:
     """What the prefix starts from, where data are few."""
-    methods = _among(choice, [method for method in PREFIXES if method != FROM_EXAMPLES], ("prefix",))
     return [
         low_data_cell(choice, task, method, seed, examples, subset).with_knobs(**start)
         for subset, seed, task, examples, method, start in product(
-            choice.subsets, choice.seeds, choice.tasks, choice.examples, methods, STARTS.values()
+            choice.subsets, choice.seeds, choice.tasks, choice.examples, _prefixes(choice), STARTS.values()
         )
     ]
 
@@ -170,7 +171,7 @@ def lengths(choice: Choice) -> list[Cell]:
     """Prefixes from one virtual token to many."""
     return [
         cell_of(replace(choice, num_virtual_tokens=length), task, method, seed)
-        for seed, task, method, length in product(choice.seeds, choice.tasks, _prefixes(choice), LENGTHS)
+        for seed, task, method, length in product(choice.seeds, choice.tasks, _prefixes(choice, OURS), LENGTHS)
     ]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from .cell import Result
 from .experiment import Experiment
 from .figures import FEWER_IS_BETTER, Figure, figure, gathered, main_metric
-from .grids import PREFIXES
+from .grids import OURS
 
 MOST_TICKS = 8  # with their own numbers
 MOST_INSIDE = 4  # lines whose legend has room between them
@@ -70,7 +70,7 @@ def _lines(axes: Any, figures: dict[tuple[str, Any], Figure], lines: Sequence[st
 def _dots(axes: Any, figures: dict[tuple[str, Any], Figure]) -> None:
     """A loss has no meaningful zero, so its axis begins where the figures do."""
     for (line, _), found in figures.items():
-        axes.errorbar(found.mean, line, xerr=found.deviation, fmt="o", color="C1" if line in PREFIXES else "C0")
+        axes.errorbar(found.mean, line, xerr=found.deviation, fmt="o", color="C1" if line in OURS else "C0")
     axes.invert_yaxis()
 
 
@@ -80,7 +80,7 @@ def _bars(axes: Any, figures: dict[tuple[str, Any], Figure]) -> None:
         lines,
         [found.mean for found in figures.values()],
         xerr=[found.deviation for found in figures.values()],
-        color=["C1" if line in PREFIXES else "C0" for line in lines],
+        color=["C1" if line in OURS else "C0" for line in lines],
         alpha=0.8,
     )
     axes.invert_yaxis()

@@ -144,6 +144,9 @@ def test_methods_that_are_asked_for_are_those_that_run(name):
     assert lines[0].isdisjoint(lines[1]), "what two methods gave is not one figure"
     with pytest.raises(ValueError, match="fine_tuning is not among prefix, "):
         experiment.cells(replace(choice, methods=("fine_tuning",)))
+    if name in ("starts", "sites"):  # whose lines do not tell its start
+        with pytest.raises(ValueError, match="prefix_examples is not among prefix, "):
+            experiment.cells(replace(choice, methods=("prefix_examples",)))
 
 
 def test_few_examples_are_trained_on_for_the_papers_steps():
@@ -192,6 +195,8 @@ def test_the_rate_was_found_for_the_same_start_and_at_the_nearest_size(tmp_path)
         assert examples == scaled.with_knobs(init_examples=True)
         found = [rates.best_rate(cell, store) for cell in (scaled, examples, lora)]
         assert found == pytest.approx([times * 0.2, times * 0.4, times * 1e-3]), length
+    flat = CELL.with_knobs(init_examples=True)
+    assert rates.best_rate(flat, store) == METHODS["prefix"].learning_rate, "not that of a prefix in units"
 
 
 def test_two_sizes_are_two_tables(tmp_path):
