@@ -64,6 +64,7 @@ EXPERIMENTS = {
             grids.low_data,
             grids.label,
             x="examples",
+            one_course=False,
             tasks=("e2e",),
         ),
         Experiment(
@@ -73,6 +74,7 @@ EXPERIMENTS = {
             grids.texts,
             grids.label,
             x="examples",
+            one_course=False,
             tasks=("e2e",),
             texts=True,
         ),
@@ -84,6 +86,16 @@ EXPERIMENTS = {
             grids.label,
             x="examples",
             tasks=("e2e",),
+        ),
+        Experiment(
+            "steps",
+            "How does the number of optimizer steps matter?",
+            "not reported; 5 epochs of the prefix are 18,000 steps of WebNLG (appendix)",
+            grids.steps,
+            grids.label,
+            x="steps",
+            one_course=False,
+            tasks=("webnlg",),
         ),
         Experiment(
             "unseen",
@@ -100,6 +112,7 @@ EXPERIMENTS = {
             grids.starts,
             _start,
             x="examples",
+            one_course=False,
             tasks=("e2e",),
         ),
         Experiment(

@@ -60,6 +60,7 @@ class Experiment:
     tasks: Sequence[str] = ("webnlg", "e2e", "dart")  # by default
     texts: bool = False  # the question is how they read
     one_size: bool = True  # all that are compared are of `Choice.num_virtual_tokens`
+    one_course: bool = True  # and are trained for `Choice.steps`
 
 
 # Seen and unseen categories are two questions.

@@ -31,6 +31,7 @@ UNTUNED = {"prefix_scaled": 2e-1, "prefix": 5e-2, "peft_prefix": 1e-2}
 # Optimizer steps of prefix-tuning and of fine-tuning at each number of examples: the paper, appendix
 LOW_DATA_STEPS = {50: (200, 100), 100: (200, 100), 200: (200, 200), 500: (400, 400)}
 CURVE = (400, 2000, 8000, 32000)  # pairs of E2E: 1 %, 5 %, 19 % and 76 %
+COURSES = (16, 4, 1)  # of as many of the steps a part, each trained to its own end
 LENGTHS = (1, 2, 5, 10, 20, 40, 80)
 PREFIXES = ("prefix", "prefix_scaled", "prefix_mlp", "prefix_shared")
 OURS = (*PREFIXES, FROM_EXAMPLES)
@@ -148,6 +149,15 @@ def curve(choice: Choice) -> list[Cell]:
         for seed, task, examples, method in product(
             choice.seeds, choice.tasks, CURVE, choice.methods or ("prefix", "fine_tuning")
         )
+    ]
+
+
+def steps(choice: Choice) -> list[Cell]:
+    """From few steps to as many as are asked for."""
+    methods = choice.methods or ("prefix_scaled", "lora", "fine_tuning")
+    return [
+        cell_of(choice, task, method, seed, steps=max(choice.steps // part, 1))
+        for seed, task, part, method in product(choice.seeds, choice.tasks, COURSES, methods)
     ]
 
 

@@ -16,22 +16,34 @@ from .plots import draw
 from .report import shown
 from .store import Store
 
+Scale = tuple[tuple[str, int | None], ...]
+
 
 def write_page(store: Store, path: Path) -> None:
     """The page, and its pictures in the folder of its name."""
     parts = [INTRODUCTION]
     for name, experiment in EXPERIMENTS.items():
-        results = store.of(name)
-        for base, length in dict.fromkeys(_of(experiment, result) for result in results):
-            those = [result for result in results if _of(experiment, result) == (base, length)]
-            parts += _section(experiment, f"{base}, {length} tokens" if length else base, those, path)
+        first: dict[str, Scale] = {}
+        compared: dict[str, list[Result]] = {}
+        for result in store.of(name):
+            base, scale = result.cell.base, _scale(experiment, result.cell)
+            usual = first.setdefault(base, scale)
+            others = [f"{'all' if part[1] is None else part[1]} {part[0]}" for part in scale if part not in usual]
+            compared.setdefault(", ".join([base, *others]), []).append(result)
+        for where, results in compared.items():
+            parts += _section(experiment, where, results, path)
     path.write_text("\n".join(parts), "utf-8")
 
 
-def _of(experiment: Experiment, result: Result) -> tuple[str, int | None]:
-    """What is compared with each other: on one base and, mostly, of one size (None: the usual)."""
-    length = size(result.cell) if experiment.one_size else Choice.num_virtual_tokens
-    return result.cell.base, None if length == Choice.num_virtual_tokens else length
+def _scale(experiment: Experiment, cell: Cell) -> Scale:
+    """What all that are compared with each other share; a second scale on the same base is a section of its own."""
+    return (
+        ("tokens", size(cell) if experiment.one_size else None),
+        ("steps", cell.steps if experiment.one_course else None),
+        ("pairs a step", cell.batch_size),
+        ("records", cell.max_records),
+        ("beams", cell.num_beams),
+    )
 
 
 def _section(experiment: Experiment, where: str, results: Sequence[Result], path: Path) -> list[str]:
@@ -54,7 +66,7 @@ def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
     hours = sum(result.seconds for result in results) / 3600
     cell, precisions = results[0].cell, {result.made_on.get("mixed_precision") for result in results}
     by_loss = cell.splits == ("validation",)  # whatever beams are asked for
-    tasks = dict.fromkeys(result.cell.task for result in results)
+    tasks, longest = dict.fromkeys(result.cell.task for result in results), max(result.cell.steps for result in results)
     usual = experiment.cells(Choice(cell.base, (cell.task,), (cell.seed,)))
     options = {
         "tasks": " ".join(tasks) if tasks.keys() != set(experiment.tasks) else None,
@@ -62,7 +74,7 @@ def _made_by(experiment: Experiment, results: Sequence[Result]) -> str:
         "examples": _examples(results, usual) if experiment.x == "examples" else None,
         "rates": _rates(results) if experiment.x == "learning_rate" else None,
         "num-virtual-tokens": size(cell) if experiment.one_size and size(cell) != Choice.num_virtual_tokens else None,
-        "steps": cell.steps if len({result.cell.steps for result in results}) == 1 else None,
+        "steps": longest if experiment.one_course or experiment.x == "steps" else None,
         "batch-size": cell.batch_size if cell.batch_size != Choice.batch_size else None,
         "beams": None if by_loss or cell.num_beams == Choice.num_beams else cell.num_beams,
         "max-records": cell.max_records or 0,

@@ -212,6 +212,37 @@ def test_two_sizes_are_two_tables(tmp_path):
     assert "table-tiny-100-tokens.png" in larger
 
 
+def test_what_ran_at_another_scale_is_a_table_of_its_own(tmp_path):
+    store, choice = Store(tmp_path), Choice("tiny", ("e2e",), (0,), ("prefix", "lora"), steps=100)
+    scales = [{}, {"steps": 400}, {"batch_size": 5, "num_beams": 1}, {"max_records": None, "num_beams": 0}]
+    for bleu, scale in enumerate(scales):
+        for cell in grids.table(replace(choice, **scale)):
+            store.add(result_of(cell, 11.0 * bleu))
+    for method, examples in (("prefix", 50), ("fine_tuning", 50), ("prefix", 500)):
+        for cell in grids.low_data(replace(choice, methods=(method,), examples=(examples,), subsets=(0,))):
+            store.add(result_of(cell, experiment="low-data"))
+    write_page(store, tmp_path / "page.md")
+    parts = (tmp_path / "page.md").read_text("utf-8").split("\n## ")[1:]
+    names = ["tiny", "tiny, 400 steps", "tiny, 5 pairs a step, 1 beams", "tiny, all records, 0 beams"]
+    assert [part.splitlines()[0] for part in parts] == [*(f"Table, {name}" for name in names), "Low-data, tiny"]
+    assert [f"{11.0 * number:.2f} " in part for number, part in enumerate(parts[:4])] == [True] * 4
+    assert "--steps 400 " in parts[1] and "--steps" not in parts[4]
+
+
+def test_runs_of_more_and_more_steps_are_one_picture(tmp_path):
+    cells = grids.steps(Choice("tiny", ("webnlg",), (0,), steps=160))
+    assert {(cell.method, cell.steps) for cell in cells} == {
+        (method, steps) for method in ("prefix_scaled", "lora", "fine_tuning") for steps in (10, 40, 160)
+    }
+    store = Store(tmp_path)
+    for cell in cells:
+        store.add(result_of(cell, float(cell.steps), experiment="steps"))
+    write_page(store, tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text("utf-8")
+    assert page.count("## Steps, tiny") == 1 and "| lora          | 10.00 | 40.00 | 160.00 |" in page
+    assert "python experiments steps --base tiny --steps 160 " in page
+
+
 def test_cells_of_the_paper_have_its_hyperparameters():
     choice = Choice("gpt2-medium", ("webnlg",), (0,), methods=("prefix_mlp", "fine_tuning", "adapter", "lora"))
     mlp, tuned, adapter, lora = map(as_in_the_paper, grids.table(choice))
