@@ -51,7 +51,7 @@ def _by_place(experiment: Experiment, results: Sequence[Result], task: str, spli
         [line, *(_cell(groups.get((line, place), []), split, metric) for place in places)]
         for line in dict.fromkeys(line for line, _ in groups)
     ]
-    return markdown_table([f"{metric} by {experiment.x}", *map(str, places)], rows)
+    return markdown_table([f"{metric} by {experiment.x}", *(f"{place:.6g}" for place in places)], rows)
 
 
 def _cell(results: Sequence[Result], split: str, metric: str) -> str:

@@ -212,6 +212,12 @@ def test_two_sizes_are_two_tables(tmp_path):
     assert "table-tiny-100-tokens.png" in larger
 
 
+def test_a_rate_that_is_a_product_is_shown_in_few_digits():
+    cells = grids.tuning(Choice("tiny", ("e2e",), (0,), ("prefix",), rates=(0.2, 300.0)))
+    table = shown(EXPERIMENTS["tune"], [result_of(cell, experiment="tune") for cell in cells])
+    assert table.splitlines()[2].replace(" ", "") == "|bleubylearning_rate|0.02|30|"
+
+
 def test_what_ran_at_another_scale_is_a_table_of_its_own(tmp_path):
     store, choice = Store(tmp_path), Choice("tiny", ("e2e",), (0,), ("prefix", "lora"), steps=100)
     scales = [{}, {"steps": 400}, {"batch_size": 5, "num_beams": 1}, {"max_records": None, "num_beams": 0}]
