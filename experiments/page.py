@@ -26,16 +26,16 @@ def write_page(store: Store, path: Path) -> None:
         first: dict[str, Scale] = {}
         compared: dict[str, list[Result]] = {}
         for result in store.of(name):
-            base, scale = result.cell.base, _scale(experiment, result.cell)
-            usual = first.setdefault(base, scale)
-            others = [f"{'all' if part[1] is None else part[1]} {part[0]}" for part in scale if part not in usual]
+            base, found = result.cell.base, scale(experiment, result.cell)
+            usual = first.setdefault(base, found)
+            others = [f"{'all' if value is None else value} {of}" for of, value in found if (of, value) not in usual]
             compared.setdefault(", ".join([base, *others]), []).append(result)
         for where, results in compared.items():
             parts += _section(experiment, where, results, path)
     path.write_text("\n".join(parts), "utf-8")
 
 
-def _scale(experiment: Experiment, cell: Cell) -> Scale:
+def scale(experiment: Experiment, cell: Cell) -> Scale:
     """What all that are compared with each other share; a second scale on the same base is a section of its own."""
     return (
         ("tokens", size(cell) if experiment.one_size else None),

@@ -19,7 +19,7 @@ from experiments.command import main
 from experiments.experiment import Choice
 from experiments.figures import Figure, gathered
 from experiments.methods import METHODS
-from experiments.page import write_page
+from experiments.page import scale, write_page
 from experiments.plots import draw
 from experiments.recipes import as_in_the_paper
 from experiments.report import shown
@@ -131,6 +131,7 @@ def test_every_experiment_asks_for_methods_and_knobs_that_exist():
         assert {cell.method for cell in cells} <= METHODS.keys()
         assert all(experiment.line(cell) for cell in cells)
         assert experiment.x is None or all(cell.value(experiment.x) is not None for cell in cells)
+        assert len({scale(experiment, cell) for cell in cells}) == 1, "one command is one section of the page"
 
 
 @pytest.mark.parametrize("name", ["starts", "length", "sites", "variants", "mlp"])
@@ -221,8 +222,8 @@ def test_a_rate_that_is_a_product_is_shown_in_few_digits():
 def test_what_ran_at_another_scale_is_a_table_of_its_own(tmp_path):
     store, choice = Store(tmp_path), Choice("tiny", ("e2e",), (0,), ("prefix", "lora"), steps=100)
     scales = [{}, {"steps": 400}, {"batch_size": 5, "num_beams": 1}, {"max_records": None, "num_beams": 0}]
-    for bleu, scale in enumerate(scales):
-        for cell in grids.table(replace(choice, **scale)):
+    for bleu, changed in enumerate(scales):
+        for cell in grids.table(replace(choice, **changed)):
             store.add(result_of(cell, 11.0 * bleu))
     for method, examples in (("prefix", 50), ("fine_tuning", 50), ("prefix", 500)):
         for cell in grids.low_data(replace(choice, methods=(method,), examples=(examples,), subsets=(0,))):
