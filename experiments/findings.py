@@ -60,7 +60,7 @@ times lower. Given the best rate of four, PEFT's comes to the same place (see th
 the defaults.""",
     ("steps", _PRETRAINED): """WebNLG, one seed, 5 pairs a step, 10 tokens in units of its own. From 25 to 400 steps, a
 ninth of an epoch, fine-tuning goes from 30.2 to 51.7 BLEU on seen topics and the prefix from 28.6 to 42.5. On unseen
-topics fine-tuning is at its end after 100 steps (30.0, 39.5, 39.8; loss 1.34, 1.21, 1.22), while the prefix still learns
+topics fine-tuning ends after 100 steps (30.0, 39.5, 39.8; loss 1.34, 1.21, 1.22), while the prefix still learns
 (22.9, 32.2, 38.5; loss 1.46, 1.32, 1.21). So its gap there closes from 7.3 BLEU to 1.3, and by loss it has closed: what
 fine-tuning learns after the first 100 steps holds for the topics of its data alone. That is the paper's shape on unseen
 topics; its prefix goes on to be far ahead. On seen topics the gap grows.""",
