@@ -119,7 +119,7 @@ fine-tuning 44.3; on unseen topics 31.9, 24.1, 36.3, 36.8 and 39.5. The deviatio
 differences of 2 or 3 say little; the loss, whose deviation is mostly below 0.02, has the adapter ahead of the prefix by
 0.05 on WebNLG and 0.02 on E2E, and behind by 0.03 on DART. With 10 tokens a start from training pairs, the beginning of
 one, makes no difference that one seed can tell. The adapter and PEFT's prefix were run twice: `tune` had not gone high
-enough for them at first, and at four times the rate they gained 0.9 and 0.5. A hundred steps are a short way: the
+enough for them at first, and at four times the rate they gained 0.9 and 0.6. A hundred steps are a short way: the
 paper's prefix takes 18,000, and is level with fine-tuning at their end; see `steps`.""",
     ("tune", f"{_PRETRAINED}, 100 tokens"): """The same at ten times the size, 30 steps on 20 records, four rates for
 each, the best of which lies inside for all. The longer prefix wants the rate of the short one, LoRA and the adapter
