@@ -62,6 +62,10 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _cells(options: argparse.Namespace, experiment: Experiment) -> list[Cell]:
+    if options.recipes and experiment.x == "steps":
+        raise ValueError(
+            f"{experiment.name} compares numbers of steps, which --recipes fixes; leave one of the two out."
+        )
     cells = experiment.cells(_choice(options, experiment))
     return list(dict.fromkeys(map(as_in_the_paper, cells))) if options.recipes else cells
 

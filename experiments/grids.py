@@ -155,9 +155,10 @@ def curve(choice: Choice) -> list[Cell]:
 def steps(choice: Choice) -> list[Cell]:
     """From few steps to as many as are asked for."""
     methods = choice.methods or ("prefix_scaled", "lora", "fine_tuning")
+    courses = dict.fromkeys(max(choice.steps // part, 1) for part in COURSES)
     return [
-        cell_of(choice, task, method, seed, steps=max(choice.steps // part, 1))
-        for seed, task, part, method in product(choice.seeds, choice.tasks, COURSES, methods)
+        cell_of(choice, task, method, seed, steps=course)
+        for seed, task, course, method in product(choice.seeds, choice.tasks, courses, methods)
     ]
 
 

@@ -241,6 +241,7 @@ def test_runs_of_more_and_more_steps_are_one_picture(tmp_path):
     assert {(cell.method, cell.steps) for cell in cells} == {
         (method, steps) for method in ("prefix_scaled", "lora", "fine_tuning") for steps in (10, 40, 160)
     }
+    assert [cell.steps for cell in grids.steps(Choice("tiny", ("e2e",), (0,), ("lora",), steps=5))] == [1, 5]
     store = Store(tmp_path)
     for cell in cells:
         store.add(result_of(cell, float(cell.steps), experiment="steps"))
@@ -379,6 +380,7 @@ def test_what_cannot_be_run_is_said(tmp_path, capsys):
         (["table", "places", *placed, "--methods", "lora"], "lora is not among prefix, infix, embedding"),
         (["table", "untuned", *placed, "--methods", "lora"], "lora is not among prefix_scaled, prefix, peft_prefix"),
         (["table", *placed, "--recipes"], "tiny"),
+        (["steps", *placed, "--recipes"], "steps compares numbers of steps, which --recipes fixes"),
         (["table", *placed, "--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["table", *placed, "--beams", "-1"], "num_beams must be at least 0, got -1"),
         (["low-data", *placed, "--examples", "30"], "invalid choice: 30 (choose from 50, 100, 200, 500)"),
