@@ -2,9 +2,9 @@
 
 INTRODUCTION = """# Results
 
-The experiments of Li & Liang (2021), on bases that a small machine can train or run. This page is written by `python
-experiments --output docs/results --page docs/results.md` from the cells in `docs/results/cells.jsonl`, which the
-commands below have run. A figure is a mean over runs with their standard deviation, where there are several. Learning
+The experiments of Li & Liang (2021), on bases that a small machine can train or run. This page is written by
+`python experiments --output docs/results --page docs/results.md` from the cells in `docs/results/cells.jsonl`, which
+the commands below have run. A figure is a mean over runs with their standard deviation, where there are several. Learning
 rates are chosen on validation data (`tune`), of three to seven for each method; test data are used once, and twice
 where a search was mended (see the table of smollm2-135m). All methods have the same base, loop, order of the data,
 steps, decoding and metrics. `python experiments --help` lists what else is ready to run, on any base; `--recipes` takes
