@@ -4,11 +4,11 @@ INTRODUCTION = """# Results
 
 The experiments of Li & Liang (2021), on bases that a small machine can train or run. This page is written by
 `python experiments --output docs/results --page docs/results.md` from the cells in `docs/results/cells.jsonl`, which
-the commands below have run. A figure is a mean over runs with their standard deviation, where there are several. Learning
-rates are chosen on validation data (`tune`), of three to seven for each method; test data are used once, and twice
-where a search was mended (see the table of smollm2-135m). All methods have the same base, loop, order of the data,
-steps, decoding and metrics. `python experiments --help` lists what else is ready to run, on any base; `--recipes` takes
-the paper's hyperparameters.
+the commands below have run. A figure is a mean over runs with their standard deviation, where there are several.
+Learning rates are chosen on validation data (`tune`), of three to seven for each method; test data are used once, and
+twice where a search was mended (see the table of smollm2-135m). All methods have the same base, loop, order of the
+data, steps, decoding and metrics. `python experiments --help` lists what else is ready to run, on any base; `--recipes`
+takes the paper's hyperparameters.
 
 `gpt2-12m-denoise` is a GPT-2 of 12.6 million numbers, trained on 15 million tokens of prose and then, by
 `python -m experiments.pretrain decoder` (22 minutes on one core, and 19 more with `--copying 0 --learning-rate 8e-4
